@@ -1,1 +1,3 @@
 //! Frame.
+
+pub mod cpu;
