@@ -13,8 +13,5 @@ fn main() {
         .and_then(|o| String::from_utf8(o.stdout).ok())
         .map_or_else(|| "unknown".to_owned(), |s| s.trim().to_owned());
     println!("cargo::rustc-env=ENGRAFT_COMMIT={commit}");
-    println!(
-        "cargo::rustc-env=ENGRAFT_TARGET={}",
-        std::env::var("TARGET").unwrap_or_default()
-    );
+    println!("cargo::rustc-env=ENGRAFT_TARGET={}", std::env::var("TARGET").unwrap_or_default());
 }
