@@ -1,1 +1,9 @@
-//! Frame.
+//! Host graphs, the dialects that lower them, and the partitioner that decides what Engraft takes.
+#![forbid(unsafe_code)]
+
+mod host;
+pub mod onnx;
+mod stand_in;
+
+pub use host::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId};
+pub use stand_in::{DType, Tensor};
