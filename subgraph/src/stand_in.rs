@@ -2,10 +2,32 @@
 use bytes::Bytes;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum DType { F32, F16, BF16, F64, F8E4M3, F8E5M2, I4, U4, I8, U8, I16, U16, I32, U32, I64, U64, Bool }
+pub enum DType {
+    F32,
+    F16,
+    BF16,
+    F64,
+    F8E4M3,
+    F8E5M2,
+    I4,
+    U4,
+    I8,
+    U8,
+    I16,
+    U16,
+    I32,
+    U32,
+    I64,
+    U64,
+    Bool,
+}
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tensor { pub dtype: DType, pub shape: Vec<usize>, data: Bytes }
+pub struct Tensor {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    data: Bytes,
+}
 
 impl DType {
     pub fn bits(self) -> usize {
@@ -19,6 +41,10 @@ impl DType {
     }
 }
 impl Tensor {
-    pub fn new(dtype: DType, shape: Vec<usize>, data: Bytes) -> Tensor { Tensor { dtype, shape, data } }
-    pub fn bytes(&self) -> &[u8] { &self.data }
+    pub fn new(dtype: DType, shape: Vec<usize>, data: Bytes) -> Tensor {
+        Tensor { dtype, shape, data }
+    }
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
 }

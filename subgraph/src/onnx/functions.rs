@@ -55,20 +55,32 @@ impl Expander<'_> {
         Ok(())
     }
 
-    fn node(&mut self, mut node: NodeProto, depth: usize, out: &mut Vec<NodeProto>) -> Result<(), ModelError> {
+    fn node(
+        &mut self,
+        mut node: NodeProto,
+        depth: usize,
+        out: &mut Vec<NodeProto>,
+    ) -> Result<(), ModelError> {
         let key = (
             domain(node.domain.as_deref()).to_owned(),
             node.op_type.clone().unwrap_or_default(),
             node.overload.clone().unwrap_or_default(),
         );
-        let fault = |reason: String| ModelError::Function { function: format!("{}.{}", key.0, key.1), reason };
+        let fault =
+            |reason: String| ModelError::Function { function: format!("{}.{}", key.0, key.1), reason };
         let Some(&function) = self.table.get(&key) else {
             for attribute in &mut node.attribute {
-                attribute.g.iter_mut().chain(&mut attribute.graphs).try_for_each(|graph| self.graph(graph, depth))?;
+                attribute
+                    .g
+                    .iter_mut()
+                    .chain(&mut attribute.graphs)
+                    .try_for_each(|graph| self.graph(graph, depth))?;
             }
             self.nodes += 1;
             if self.nodes > MAX_NODES {
-                return Err(fault(format!("the model has more than {MAX_NODES} nodes once its functions are expanded")));
+                return Err(fault(format!(
+                    "the model has more than {MAX_NODES} nodes once its functions are expanded"
+                )));
             }
             out.push(node);
             return Ok(());
@@ -82,7 +94,9 @@ impl Expander<'_> {
         for (domain, version) in opsets(&function.opset_import) {
             let known = *self.opsets.entry(domain.clone()).or_insert(version);
             if known != version {
-                return Err(fault(format!("needs version {version} of {domain:?}, the model imports {known}")));
+                return Err(fault(format!(
+                    "needs version {version} of {domain:?}, the model imports {known}"
+                )));
             }
         }
         self.calls += 1;
@@ -239,10 +253,7 @@ mod tests {
         let calls_itself = function("F", &["x"], &["y"], vec![node("F", "local", &["x"], &["y"])]);
         let graph = || GraphProto { node: vec![node("F", "local", &["x"], &["y"])], ..GraphProto::default() };
         let fails = |function, version| {
-            matches!(
-                expand(&mut graph(), &[function], &mut opset(version)),
-                Err(ModelError::Function { .. })
-            )
+            matches!(expand(&mut graph(), &[function], &mut opset(version)), Err(ModelError::Function { .. }))
         };
         assert!(fails(calls_itself, 18));
         assert!(fails(function("F", &["x"], &["y"], vec![node("Relu", "", &["x"], &["y"])]), 17));

@@ -150,7 +150,9 @@ impl Scope<'_> {
 
     fn describe(&mut self, info: &ValueInfoProto) {
         let Some(&id) = info.name.as_ref().and_then(|name| self.names.get(name)) else { return };
-        let Some(tensor_type) = info.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()) else { return };
+        let Some(tensor_type) = info.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()) else {
+            return;
+        };
         let value = &mut self.graph.values[id.index()];
         if value.constant.is_some() {
             return;
@@ -217,12 +219,15 @@ impl Reader<'_, '_> {
                 nodes.push(node);
             }
         }
-        let nodes = nodes.into_iter().map(|node| self.node(&mut scope, node)).collect::<Result<Vec<_>, _>>()?;
+        let nodes =
+            nodes.into_iter().map(|node| self.node(&mut scope, node)).collect::<Result<Vec<_>, _>>()?;
         scope.graph.nodes = nodes;
         for output in &proto.output {
             let name = output.name.as_deref().unwrap_or_default();
-            let id = resolve(&mut scope, name)
-                .ok_or_else(|| ModelError::Value { value: name.to_owned(), reason: "is an output that no node makes".into() })?;
+            let id = resolve(&mut scope, name).ok_or_else(|| ModelError::Value {
+                value: name.to_owned(),
+                reason: "is an output that no node makes".into(),
+            })?;
             scope.graph.outputs.push(id);
         }
         let mut graph = scope.graph;
@@ -252,8 +257,13 @@ impl Reader<'_, '_> {
     }
 
     /// Turns a `Constant` node into a constant value; hands it back where its content is not a tensor that Engraft holds.
-    fn constant_node(&mut self, scope: &mut Scope, mut node: NodeProto) -> Result<Option<NodeProto>, ModelError> {
-        let (Some(output), [attribute]) = (node.output.first().cloned(), node.attribute.as_mut_slice()) else {
+    fn constant_node(
+        &mut self,
+        scope: &mut Scope,
+        mut node: NodeProto,
+    ) -> Result<Option<NodeProto>, ModelError> {
+        let (Some(output), [attribute]) = (node.output.first().cloned(), node.attribute.as_mut_slice())
+        else {
             return Ok(Some(node));
         };
         let Some(&id) = scope.names.get(&output) else { return Ok(Some(node)) };
@@ -295,7 +305,11 @@ impl Reader<'_, '_> {
 
     fn node(&mut self, scope: &mut Scope, proto: NodeProto) -> Result<HostNode, ModelError> {
         let label = node_label(&proto);
-        let fault = |field: &str, reason: String| ModelError::Node { node: label.clone(), field: field.to_owned(), reason };
+        let fault = |field: &str, reason: String| ModelError::Node {
+            node: label.clone(),
+            field: field.to_owned(),
+            reason,
+        };
         let domain = domain(proto.domain.as_deref()).to_owned();
         let opset = *self
             .opsets
@@ -306,7 +320,10 @@ impl Reader<'_, '_> {
             inputs.push(if name.is_empty() {
                 None
             } else {
-                Some(resolve(scope, name).ok_or_else(|| fault("input", format!("nothing defines {name:?}")))?)
+                Some(
+                    resolve(scope, name)
+                        .ok_or_else(|| fault("input", format!("nothing defines {name:?}")))?,
+                )
             });
         }
         let outputs = proto.output.iter().map(|name| scope.names.get(name.as_str()).copied()).collect();
@@ -344,7 +361,12 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn attribute(&mut self, scope: &Scope, proto: AttributeProto, node: &str) -> Result<Attribute, ModelError> {
+    fn attribute(
+        &mut self,
+        scope: &Scope,
+        proto: AttributeProto,
+        node: &str,
+    ) -> Result<Attribute, ModelError> {
         let name = proto.name.clone().unwrap_or_default();
         let missing = || ModelError::Node {
             node: node.to_owned(),
@@ -358,7 +380,9 @@ impl Reader<'_, '_> {
             attribute_type::TENSOR => {
                 let tensor = proto.t.ok_or_else(missing)?;
                 match tensor::dtype(tensor.data_type.unwrap_or(0)) {
-                    Some(_) => Attribute::Tensor(tensor::tensor(tensor, &format!("{node}.{name}"), self.files)?),
+                    Some(_) => {
+                        Attribute::Tensor(tensor::tensor(tensor, &format!("{node}.{name}"), self.files)?)
+                    }
                     None => Attribute::Other(tensor::element_type_name(tensor.data_type.unwrap_or(0))),
                 }
             }
@@ -369,7 +393,11 @@ impl Reader<'_, '_> {
             attribute_type::INTS => Attribute::Ints(proto.ints),
             attribute_type::STRINGS => Attribute::Strings(proto.strings),
             attribute_type::GRAPHS => Attribute::Graphs(
-                proto.graphs.into_iter().map(|graph| self.graph(graph, Some(scope))).collect::<Result<_, _>>()?,
+                proto
+                    .graphs
+                    .into_iter()
+                    .map(|graph| self.graph(graph, Some(scope)))
+                    .collect::<Result<_, _>>()?,
             ),
             attribute_type::TENSORS => Attribute::Other("tensors".into()),
             attribute_type::SPARSE_TENSOR | attribute_type::SPARSE_TENSORS => {
@@ -427,7 +455,8 @@ mod tests {
     }
 
     fn info(name: &str, dims: &[DimensionValue]) -> ValueInfoProto {
-        let dim = dims.iter().map(|dim| super::super::proto::DimensionProto { value: Some(dim.clone()) }).collect();
+        let dim =
+            dims.iter().map(|dim| super::super::proto::DimensionProto { value: Some(dim.clone()) }).collect();
         let tensor_type = TensorTypeProto { elem_type: Some(1), shape: Some(TensorShapeProto { dim }) };
         ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
     }
@@ -460,7 +489,9 @@ mod tests {
             ..AttributeProto::default()
         }];
         // In the file the user stands before the maker.
-        let model = model(graph(vec![node("Relu", &["t"], &["y"]), constant, node("Mul", &["x", "c"], &["t"])])).unwrap();
+        let model =
+            model(graph(vec![node("Relu", &["t"], &["y"]), constant, node("Mul", &["x", "c"], &["t"])]))
+                .unwrap();
         let graph = &model.graph;
         let ops: Vec<_> = graph.nodes.iter().map(|node| node.op_type.as_str()).collect();
         assert_eq!(ops, ["Mul", "Relu"]);
@@ -481,8 +512,11 @@ mod tests {
             ..GraphProto::default()
         };
         let mut branch = node("If", &["cond"], &["y"]);
-        branch.attribute =
-            vec![AttributeProto { name: Some("then_branch".into()), g: Some(inner), ..AttributeProto::default() }];
+        branch.attribute = vec![AttributeProto {
+            name: Some("then_branch".into()),
+            g: Some(inner),
+            ..AttributeProto::default()
+        }];
         let mut graph = graph(vec![branch, node("Relu", &["x"], &["late"])]);
         graph.input.push(info("cond", &[]));
         let model = model(graph).unwrap();
@@ -499,7 +533,10 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        assert!(matches!(model(graph(vec![node("Relu", &["nothing"], &["y"])])), Err(ModelError::Node { .. })));
+        assert!(matches!(
+            model(graph(vec![node("Relu", &["nothing"], &["y"])])),
+            Err(ModelError::Node { .. })
+        ));
         assert!(matches!(model(graph(vec![])), Err(ModelError::Value { .. })));
         let twice = vec![node("Relu", &["x"], &["y"]), node("Abs", &["x"], &["y"])];
         assert!(matches!(model(graph(twice)), Err(ModelError::Value { .. })));

@@ -96,7 +96,8 @@ impl<'a> ExternalFiles<'a> {
     fn file(&mut self, location: &str) -> Result<Bytes, String> {
         let base = self.base.as_ref().ok_or("the model came as bytes, so its external data has no folder")?;
         let relative = Path::new(location);
-        if location.is_empty() || !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        if location.is_empty()
+            || !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
         {
             return Err(format!("location {location:?} is not a path inside the model's folder"));
         }
@@ -106,7 +107,11 @@ impl<'a> ExternalFiles<'a> {
         }
         let target = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
         if !self.roots.iter().any(|root| target.starts_with(root)) {
-            return Err(format!("{} leads out of the model's folder to {}", path.display(), target.display()));
+            return Err(format!(
+                "{} leads out of the model's folder to {}",
+                path.display(),
+                target.display()
+            ));
         }
         let bytes = self.source.open(&target).map_err(|error| format!("{}: {error}", path.display()))?;
         self.open.insert(path, bytes.clone());
@@ -118,15 +123,22 @@ impl<'a> ExternalFiles<'a> {
 ///
 /// # Errors
 /// [`ModelError::Tensor`] naming the tensor and the field at fault.
-pub(crate) fn tensor(proto: TensorProto, name: &str, files: &mut ExternalFiles) -> Result<Tensor, ModelError> {
-    let fault = |field: &'static str, reason: String| ModelError::Tensor { tensor: name.to_owned(), field, reason };
+pub(crate) fn tensor(
+    proto: TensorProto,
+    name: &str,
+    files: &mut ExternalFiles,
+) -> Result<Tensor, ModelError> {
+    let fault =
+        |field: &'static str, reason: String| ModelError::Tensor { tensor: name.to_owned(), field, reason };
     let element_type = proto.data_type.unwrap_or(0);
     let dtype = dtype(element_type)
         .ok_or_else(|| fault("data_type", format!("{} is not supported", element_type_name(element_type))))?;
     let shape = proto
         .dims
         .iter()
-        .map(|&dim| usize::try_from(dim).map_err(|_| fault("dims", format!("{:?} has a negative size", proto.dims))))
+        .map(|&dim| {
+            usize::try_from(dim).map_err(|_| fault("dims", format!("{:?} has a negative size", proto.dims)))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let count = shape
         .iter()
@@ -136,13 +148,19 @@ pub(crate) fn tensor(proto: TensorProto, name: &str, files: &mut ExternalFiles) 
     let expected = (count * dtype.bits()).div_ceil(8);
 
     let (field, bytes) = match (proto.data_location.unwrap_or(0), proto.raw_data.clone()) {
-        (1, _) => ("external_data", external(&proto.external_data, expected, files).map_err(|r| fault("external_data", r))?),
+        (1, _) => (
+            "external_data",
+            external(&proto.external_data, expected, files).map_err(|r| fault("external_data", r))?,
+        ),
         (0, Some(raw)) => ("raw_data", raw),
         (0, None) => typed_data(dtype, &proto).map_err(|reason| fault("data", reason))?,
         (other, _) => return Err(fault("data_location", format!("unknown location {other}"))),
     };
     if bytes.len() != expected {
-        return Err(fault(field, format!("holds {} bytes, but {dtype:?}{shape:?} needs {expected}", bytes.len())));
+        return Err(fault(
+            field,
+            format!("holds {} bytes, but {dtype:?}{shape:?} needs {expected}", bytes.len()),
+        ));
     }
     Ok(Tensor::new(dtype, shape, bytes))
 }
@@ -153,7 +171,10 @@ fn external(
     files: &mut ExternalFiles,
 ) -> Result<Bytes, String> {
     let entry = |key: &str| {
-        entries.iter().find(|entry| entry.key.as_deref() == Some(key)).and_then(|entry| entry.value.as_deref())
+        entries
+            .iter()
+            .find(|entry| entry.key.as_deref() == Some(key))
+            .and_then(|entry| entry.value.as_deref())
     };
     let number = |key: &str| {
         entry(key)
@@ -176,7 +197,10 @@ fn external(
 
 /// The tensor's elements from the typed fields, as little-endian bytes.
 fn typed_data(dtype: DType, proto: &TensorProto) -> Result<(&'static str, Bytes), String> {
-    fn narrow<T, U: TryFrom<T>, const N: usize>(values: &[T], bytes: impl Fn(U) -> [u8; N]) -> Result<Vec<u8>, String>
+    fn narrow<T, U: TryFrom<T>, const N: usize>(
+        values: &[T],
+        bytes: impl Fn(U) -> [u8; N],
+    ) -> Result<Vec<u8>, String>
     where
         T: Copy + std::fmt::Display,
     {
@@ -190,9 +214,13 @@ fn typed_data(dtype: DType, proto: &TensorProto) -> Result<(&'static str, Bytes)
     let int32 = &proto.int32_data;
     Ok(match dtype {
         DType::F32 => ("float_data", proto.float_data.iter().flat_map(|value| value.to_le_bytes()).collect()),
-        DType::F64 => ("double_data", proto.double_data.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        DType::F64 => {
+            ("double_data", proto.double_data.iter().flat_map(|value| value.to_le_bytes()).collect())
+        }
         DType::I64 => ("int64_data", proto.int64_data.iter().flat_map(|value| value.to_le_bytes()).collect()),
-        DType::U64 => ("uint64_data", proto.uint64_data.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        DType::U64 => {
+            ("uint64_data", proto.uint64_data.iter().flat_map(|value| value.to_le_bytes()).collect())
+        }
         DType::U32 => ("uint64_data", narrow(&proto.uint64_data, u32::to_le_bytes)?.into()),
         DType::I32 => ("int32_data", int32.iter().flat_map(|value| value.to_le_bytes()).collect()),
         DType::I16 => ("int32_data", narrow(int32, i16::to_le_bytes)?.into()),
@@ -222,7 +250,10 @@ mod tests {
     fn entries(pairs: &[(&str, &str)]) -> Vec<StringStringEntryProto> {
         pairs
             .iter()
-            .map(|(key, value)| StringStringEntryProto { key: Some((*key).into()), value: Some((*value).into()) })
+            .map(|(key, value)| StringStringEntryProto {
+                key: Some((*key).into()),
+                value: Some((*value).into()),
+            })
             .collect()
     }
 
@@ -278,7 +309,9 @@ mod tests {
         assert!(at(&[("location", "link.bin")]).is_err());
         assert!(at(&[("location", "/etc/hostname")]).is_err());
         assert!(at(&[("location", "weights.bin"), ("offset", "6"), ("length", "4")]).is_err());
-        assert!(at(&[("location", "weights.bin"), ("offset", "4"), ("length", "18446744073709551615")]).is_err());
+        assert!(
+            at(&[("location", "weights.bin"), ("offset", "4"), ("length", "18446744073709551615")]).is_err()
+        );
         assert!(at(&[("offset", "4")]).is_err());
     }
 }
