@@ -1,1 +1,14 @@
-//! Frame.
+//! Engraft grafts optimized engine segments into the graphs of host runtimes.
+//!
+//! This crate is the facade that every front end (the bridges, the C ABI, the CLI) goes through: [`Options`] says what the user
+//! wants, a session partitions a host graph, builds each segment through the plan cache and runs it.
+mod options;
+
+pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Precision, Profile, Shapes};
+
+/// Version of this build, as in `0.1.0`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Commit that this build was made from, or `unknown`.
+pub const COMMIT: &str = env!("ENGRAFT_COMMIT");
+/// Target triple of this build.
+pub const TARGET: &str = env!("ENGRAFT_TARGET");
