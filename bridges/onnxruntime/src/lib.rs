@@ -1,1 +1,18 @@
-//! Frame.
+//! Engraft as a plugin execution provider of ONNX Runtime 1.24 and later.
+//!
+//! The library exports `CreateEpFactories` and `ReleaseEpFactory` alone and links nothing of ONNX Runtime: the function tables
+//! arrive as arguments. See [`ep`] for the life of a session.
+mod api;
+mod ep;
+mod error;
+mod factory;
+mod guard;
+mod logger;
+mod sys;
+
+use std::ffi::CStr;
+
+/// The name under which hosts know the provider.
+pub const EP_NAME: &CStr = c"EngraftExecutionProvider";
+/// [`EP_NAME`] as text.
+pub const EP_NAME_TEXT: &str = "EngraftExecutionProvider";
