@@ -176,8 +176,9 @@ impl Options {
                 self.builder_optimization_level = level.ok_or_else(|| malformed("0, 1, 2, 3, 4 or 5"))?;
             }
             "profile_min_shapes" | "profile_opt_shapes" | "profile_max_shapes" => {
-                let shapes = parse_shapes(value)
-                    .ok_or_else(|| malformed("shapes by input name such as 'images:1x3x224x224,mask:1x77'"))?;
+                let shapes = parse_shapes(value).ok_or_else(|| {
+                    malformed("shapes by input name such as 'images:1x3x224x224,mask:1x77'")
+                })?;
                 match key {
                     "profile_min_shapes" => self.profile.min = shapes,
                     "profile_opt_shapes" => self.profile.opt = shapes,
@@ -392,7 +393,8 @@ mod tests {
 
     #[test]
     fn profiles_must_be_ordered() {
-        let e = Options::parse([("profile_min_shapes", "x:2x3"), ("profile_opt_shapes", "x:1x3")]).unwrap_err();
+        let e =
+            Options::parse([("profile_min_shapes", "x:2x3"), ("profile_opt_shapes", "x:1x3")]).unwrap_err();
         assert!(matches!(e, OptionError::Conflict { key: "profile_min_shapes", .. }), "{e}");
         let e = Options::parse([("profile_opt_shapes", "x:2x3"), ("profile_max_shapes", "x:2")]).unwrap_err();
         assert!(matches!(e, OptionError::Conflict { key: "profile_opt_shapes", .. }), "{e}");

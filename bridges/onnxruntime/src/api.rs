@@ -458,12 +458,7 @@ impl Api {
         let (mut element, mut dims, mut rank): (c_int, _, _) = (0, null(), 0);
         call!(
             self,
-            GetTensorElementTypeAndShapeDataReference(
-                value,
-                (&raw mut element).cast(),
-                &mut dims,
-                &mut rank
-            )
+            GetTensorElementTypeAndShapeDataReference(value, (&raw mut element).cast(), &mut dims, &mut rank)
         )?;
         // SAFETY: the host's own shape array, `rank` long; null for scalars.
         let shape = if rank == 0 { &[][..] } else { unsafe { std::slice::from_raw_parts(dims, rank) } };
@@ -514,12 +509,7 @@ impl Api {
 
     /// Has the host allocate output `index` and returns its memory.
     #[inline]
-    pub fn run_output(
-        &self,
-        context: *mut OrtKernelContext,
-        index: usize,
-        shape: &[i64],
-    ) -> Result<*mut u8> {
+    pub fn run_output(&self, context: *mut OrtKernelContext, index: usize, shape: &[i64]) -> Result<*mut u8> {
         let (mut value, mut data) = (null_mut(), null_mut());
         call!(self, KernelContext_GetOutput(context, index, shape.as_ptr(), shape.len(), &mut value))?;
         if value.is_null() {

@@ -1,10 +1,7 @@
 //! One session's provider instance.
 //!
 //! `CreateEp` parses the options. `GetCapability` is called once per graph, bodies of control flow first.
-use std::{
-    ffi::c_char,
-    ptr::null_mut,
-};
+use std::{ffi::c_char, ptr::null_mut};
 
 use crate::{
     EP_NAME,

@@ -59,7 +59,12 @@ pub unsafe extern "system" fn CreateEpFactories(
             *factories = Box::into_raw(factory).cast();
             *num_factories = 1;
         }
-        tracing::debug!(version = engraft::VERSION, commit = engraft::COMMIT, api = api.version(), "registered");
+        tracing::debug!(
+            version = engraft::VERSION,
+            commit = engraft::COMMIT,
+            api = api.version(),
+            "registered"
+        );
         Ok(())
     })
 }

@@ -8,10 +8,9 @@
 use std::ffi::{c_char, c_int, c_void};
 
 pub use ort_sys::{
-    OrtAllocator, OrtApi, OrtApiBase, OrtEpDevice, OrtErrorCode, OrtGraph,
-    OrtHardwareDevice, OrtKernelContext, OrtKeyValuePairs, OrtLogger, OrtLoggingLevel, OrtMemoryInfo, OrtNode,
-    OrtOpAttr, OrtOpAttrType, OrtSessionOptions, OrtStatusPtr, OrtValue, OrtValueInfo,
-    os_char,
+    OrtAllocator, OrtApi, OrtApiBase, OrtEpDevice, OrtErrorCode, OrtGraph, OrtHardwareDevice,
+    OrtKernelContext, OrtKeyValuePairs, OrtLogger, OrtLoggingLevel, OrtMemoryInfo, OrtNode, OrtOpAttr,
+    OrtOpAttrType, OrtSessionOptions, OrtStatusPtr, OrtValue, OrtValueInfo, os_char,
 };
 
 /// The newest API that the declarations below were checked against.
@@ -25,7 +24,13 @@ pub type Slot = Option<unsafe extern "system" fn()>;
 macro_rules! opaque {
     ($($name:ident),* $(,)?) => { $(#[repr(C)] pub struct $name { _private: [u8; 0] })* };
 }
-opaque!(OrtEpGraphSupportInfo, OrtNodeComputeContext, OrtMemoryDevice, OrtSyncStreamImpl, OrtDataTransferImpl);
+opaque!(
+    OrtEpGraphSupportInfo,
+    OrtNodeComputeContext,
+    OrtMemoryDevice,
+    OrtSyncStreamImpl,
+    OrtDataTransferImpl
+);
 
 /// `OrtEpApi`: the functions that a host offers to providers. Only the prefix that Engraft calls.
 #[repr(C)]
@@ -66,7 +71,11 @@ pub struct OrtNodeComputeInfo {
         ) -> OrtStatusPtr,
     >,
     pub Compute: Option<
-        unsafe extern "system" fn(*mut OrtNodeComputeInfo, *mut c_void, *mut OrtKernelContext) -> OrtStatusPtr,
+        unsafe extern "system" fn(
+            *mut OrtNodeComputeInfo,
+            *mut c_void,
+            *mut OrtKernelContext,
+        ) -> OrtStatusPtr,
     >,
     pub ReleaseState: Option<unsafe extern "system" fn(*mut OrtNodeComputeInfo, *mut c_void)>,
 }
