@@ -108,8 +108,22 @@ fn detected_features() -> Vec<&'static str> {
         ($($name:tt),*) => { vec![$(($name, is_x86_feature_detected!($name))),*] };
     }
     let all = detect!(
-        "sse4.2", "avx", "avx2", "fma", "f16c", "bmi2", "avxvnni", "avx512f", "avx512bw", "avx512vl", "avx512dq",
-        "avx512vbmi", "avx512vbmi2", "avx512vnni", "avx512bf16", "avx512fp16"
+        "sse4.2",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "bmi2",
+        "avxvnni",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512dq",
+        "avx512vbmi",
+        "avx512vbmi2",
+        "avx512vnni",
+        "avx512bf16",
+        "avx512fp16"
     );
     let mut present: Vec<_> = all.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect();
     present.extend(amx_features());

@@ -1,5 +1,5 @@
 //! Builder, plan, cache and runtime of Engraft.
 
-pub mod pool;
 pub mod fingerprint;
 pub mod mmap;
+pub mod pool;

@@ -120,7 +120,11 @@ impl std::fmt::Debug for MappedSlice {
 ///
 /// `Ok(None)` when the file system cannot reserve space: without that a full disk would end in `SIGBUS`. `range`
 /// starts at a page boundary; the file is one that only this process can see or write to.
-pub(crate) fn fill<R>(file: &File, range: Range<u64>, write: impl FnOnce(&mut [u8]) -> R) -> io::Result<Option<R>> {
+pub(crate) fn fill<R>(
+    file: &File,
+    range: Range<u64>,
+    write: impl FnOnce(&mut [u8]) -> R,
+) -> io::Result<Option<R>> {
     let length = usize::try_from(range.end - range.start).map_err(|_| io::ErrorKind::FileTooLarge)?;
     if length == 0 {
         return Ok(Some(write(&mut [])));
@@ -185,7 +189,8 @@ mod tests {
             let mut head: &File = &file;
             head.write_all(&[7; 4096]).unwrap();
             let pattern: Vec<u8> = (0..20_000u32).map(|i| (i * 31 >> 3) as u8).collect();
-            let filled = fill(&file, 4096..4096 + pattern.len() as u64, |out| out.copy_from_slice(&pattern)).unwrap();
+            let filled =
+                fill(&file, 4096..4096 + pattern.len() as u64, |out| out.copy_from_slice(&pattern)).unwrap();
             if filled.is_none() {
                 continue;
             }

@@ -148,7 +148,9 @@ impl Workers for Pool {
     fn run(&self, n: usize, f: &(dyn Fn(usize) + Sync)) {
         let alone = n <= 1 || self.threads == 1;
         match if alone { None } else { self.crew() } {
-            Some(crew) if !crew.region.taken.swap(true, Ordering::Acquire) => crew.region.host(n, f, self.spin),
+            Some(crew) if !crew.region.taken.swap(true, Ordering::Acquire) => {
+                crew.region.host(n, f, self.spin)
+            }
             _ => (0..n).for_each(f),
         }
     }
@@ -177,7 +179,10 @@ impl Drop for Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("threads", &self.threads).field("spin", &self.spin).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("threads", &self.threads)
+            .field("spin", &self.spin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -213,7 +218,12 @@ impl Region {
     fn host(&self, count: usize, task: &(dyn Fn(usize) + Sync), spin: Duration) {
         // SAFETY: only the lifetime changes. Workers use the pointer only while inside, and this function neither
         // returns nor unwinds before the region is closed and nobody is inside.
-        let job = Job { task: unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) }, count };
+        let job = Job {
+            task: unsafe {
+                std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task)
+            },
+            count,
+        };
         // SAFETY: `taken` is held, the region is closed and empty: nobody else looks at `job`.
         unsafe { *self.job.get() = job };
         self.tickets.0.store(0, Ordering::Relaxed);
@@ -273,7 +283,9 @@ impl Region {
                 continue;
             }
             let parked = state | CALLER_PARKED;
-            if state == parked || self.state.compare_exchange(state, parked, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if state == parked
+                || self.state.compare_exchange(state, parked, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            {
                 futex::wait(&self.state, parked, futex::CALLER);
             }
         }
@@ -284,7 +296,8 @@ impl Region {
         let mut seen = 0;
         while let Some(mut state) = self.await_region(seen, spin) {
             while state & OPEN != 0 && state & NUMBER != seen {
-                match self.state.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed) {
+                match self.state.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed)
+                {
                     Err(now) => state = now,
                     Ok(_) => {
                         seen = state & NUMBER;

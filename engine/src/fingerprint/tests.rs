@@ -84,7 +84,10 @@ fn hashing_speed() {
             })
             .min()
             .unwrap();
-        println!("{threads} threads: 650 MiB in {best:?}: {:.1} GB/s", bytes.len() as f64 / best.as_secs_f64() / 1e9);
+        println!(
+            "{threads} threads: 650 MiB in {best:?}: {:.1} GB/s",
+            bytes.len() as f64 / best.as_secs_f64() / 1e9
+        );
     }
     let since = std::time::Instant::now();
     library_content();
