@@ -1,1 +1,23 @@
-//! The intermediate representation.
+//! The intermediate representation of Engraft: [`Network`]s of tensors and operators in SSA form.
+//!
+//! A leaf crate without `unsafe`. Operators are one closed enum, [`Op`]; each family's file under `ops/` holds its
+//! attributes, shape inference, a plain reference [`Op::eval`] (the truth that every kernel is tested against) and tests.
+#![forbid(unsafe_code)]
+
+mod dim;
+mod dtype;
+mod expr;
+mod network;
+pub mod ops;
+mod patch;
+mod tensor;
+
+pub use dim::{Dim, DimEnv, SymbolId};
+pub use dtype::DType;
+pub use expr::{BinaryOp, Expr, ExprId, ExprNode, Scalar, UnaryOp};
+pub use network::{
+    ConstantId, Def, Network, NetworkError, Node, NodeId, Symbol, SymbolSource, TensorType, Value, ValueId,
+};
+pub use ops::{Op, OpError, Operator};
+pub use patch::Patch;
+pub use tensor::{AlignedBytes, Bytes, Element, Tensor, TensorError};

@@ -1,0 +1,180 @@
+//! The closed set of operators: one file per family.
+
+mod attention;
+mod conv;
+mod gather;
+mod matmul;
+mod norm;
+mod pointwise;
+mod pool;
+mod quantize;
+mod reduce;
+mod resize;
+mod rnn;
+mod shape;
+
+pub use attention::Attention;
+pub use conv::{Conv, ConvTranspose, Padding};
+pub use gather::{
+    Gather, GatherElements, GatherNd, NonZero, OneHot, ScatterElements, ScatterNd, ScatterReduction, TopK,
+};
+pub use matmul::{Epilogue, MatMul};
+pub use norm::{GroupNorm, LayerNorm, Softmax};
+pub use pointwise::{Binary, Cast, Pointwise, Select, Unary};
+pub use pool::{Pool, PoolKind};
+pub use quantize::{Dequantize, Quantize};
+pub use reduce::{ArgReduce, Cumulative, Reduce, ReduceOp};
+pub use resize::{CoordinateMode, NearestMode, Resize, ResizeMode};
+pub use rnn::{Activation, Direction, Rnn, RnnKind};
+pub use shape::{
+    Concat, Expand, Pad, PadMode, Range, Reshape, ShapeTensor, Slice, SliceRange, Tile, Transpose, Trilu,
+};
+
+use crate::{Dim, DimEnv, DType, Tensor, TensorError, TensorType};
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+/// Why an operator does not take its operands, or could not be evaluated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpError {
+    #[error("wants {want} operands, has {got}")]
+    Arity { want: String, got: usize },
+    #[error("operand {operand} has type {got}, which is not supported here ({want})")]
+    Type { operand: usize, got: DType, want: &'static str },
+    #[error("operand {operand} has rank {got}, wants {want}")]
+    Rank { operand: usize, got: usize, want: String },
+    #[error("shapes do not fit: {0}")]
+    Shape(String),
+    #[error("attribute `{name}`: {reason}")]
+    Attribute { name: &'static str, reason: String },
+    #[error("{0}")]
+    Eval(String),
+}
+
+impl From<TensorError> for OpError {
+    fn from(e: TensorError) -> OpError {
+        OpError::Eval(e.to_string())
+    }
+}
+
+/// Makes the dim of a size that only the data tells: `(output, axis)` of the node.
+pub type Fresh<'a> = &'a mut dyn FnMut(u32, u32) -> Dim;
+
+pub type TypeVec = SmallVec<[TensorType; 1]>;
+
+/// What every operator says of itself.
+pub trait Operator {
+    /// The name in text forms: lower case with underscores.
+    const NAME: &'static str;
+
+    /// Types of the outputs.
+    fn infer(&self, inputs: &[&TensorType], fresh: Fresh<'_>) -> Result<TypeVec, OpError>;
+
+    /// The reference: plain loops, accumulating in `f64` for floats. `env` gives the symbols' values.
+    fn eval(&self, inputs: &[Tensor], env: &DimEnv) -> Result<Vec<Tensor>, OpError>;
+
+    /// Floating point operations for concrete shapes: 2 per multiply-add, 1 per elementwise operation, 0 for movement.
+    fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64;
+
+    /// Rewrites every dim among the attributes.
+    fn map_dims(&mut self, _f: &mut dyn FnMut(&Dim) -> Dim) {}
+}
+
+/// The one declaration of the operator set: enum, names and dispatch follow from it.
+macro_rules! ops {
+    ($($(#[$m:meta])* $name:ident),* $(,)?) => {
+        /// An operator with its attributes.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Op { $($(#[$m])* $name($name)),* }
+
+        $(impl From<$name> for Op { fn from(op: $name) -> Op { Op::$name(op) } })*
+
+        impl Op {
+            pub const NAMES: &'static [&'static str] = &[$($name::NAME),*];
+            pub fn name(&self) -> &'static str { match self { $(Op::$name(_) => $name::NAME),* } }
+            /// Types of the outputs for operands of these types.
+            pub fn infer(&self, inputs: &[&TensorType], fresh: Fresh<'_>) -> Result<TypeVec, OpError> {
+                match self { $(Op::$name(op) => op.infer(inputs, fresh)),* }
+            }
+            /// The reference result.
+            pub fn eval(&self, inputs: &[Tensor], env: &DimEnv) -> Result<Vec<Tensor>, OpError> {
+                match self { $(Op::$name(op) => op.eval(inputs, env)),* }
+            }
+            pub fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
+                match self { $(Op::$name(op) => op.flops(inputs, outputs)),* }
+            }
+            /// Rewrites every dim among the attributes.
+            pub fn map_dims(&mut self, f: &mut dyn FnMut(&Dim) -> Dim) {
+                match self { $(Op::$name(op) => op.map_dims(f)),* }
+            }
+        }
+    };
+}
+
+ops! {
+    Unary, Binary, Select, Cast, Pointwise,
+    MatMul, Conv, ConvTranspose, Attention, Rnn,
+    LayerNorm, GroupNorm, Softmax, Reduce, ArgReduce, Cumulative, Pool,
+    Transpose, Reshape, Expand, Concat, Slice, Pad, Tile, Range, ShapeTensor, Trilu,
+    Gather, GatherElements, GatherNd, ScatterElements, ScatterNd, OneHot, TopK, NonZero,
+    Resize, Quantize, Dequantize,
+}
+
+/// The shape that operands broadcast to (numpy's rule); a symbolic dim against another is taken to be equal unless one
+/// of them is 1.
+pub fn broadcast_shapes<'a>(
+    shapes: impl IntoIterator<Item = &'a [Dim]>,
+) -> Result<SmallVec<[Dim; 4]>, OpError> {
+    let mut out: SmallVec<[Dim; 4]> = SmallVec::new();
+    for s in shapes {
+        while out.len() < s.len() {
+            out.insert(0, Dim::Fixed(1));
+        }
+        let shift = out.len() - s.len();
+        for (i, d) in s.iter().enumerate() {
+            let o = &mut out[shift + i];
+            match (o.fixed(), d.fixed()) {
+                (Some(1), _) => *o = d.clone(),
+                (_, Some(1)) => {}
+                (Some(a), Some(b)) if a != b => {
+                    return Err(OpError::Shape(format!("{a} and {b} do not broadcast (axis {i} of {s:?})")));
+                }
+                // A fixed size says more than a symbol that must be equal to it (or 1).
+                (None, Some(_)) => *o = d.clone(),
+                _ => {}
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Dims of a shape under `env`. Errors: a negative size.
+pub fn eval_shape(shape: &[Dim], env: &DimEnv) -> Result<Vec<usize>, OpError> {
+    shape
+        .iter()
+        .map(|d| {
+            usize::try_from(d.eval(env)).map_err(|_| OpError::Shape(format!("dimension {d} is {}", d.eval(env))))
+        })
+        .collect()
+}
+
+macro_rules! pending {
+    ($($t:ident $n:literal),* $(,)?) => {$(
+        impl Operator for $t {
+            const NAME: &'static str = $n;
+            fn infer(&self, _: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> { Err(OpError::Eval("pending".into())) }
+            fn eval(&self, _: &[Tensor], _: &DimEnv) -> Result<Vec<Tensor>, OpError> { Err(OpError::Eval("pending".into())) }
+            fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 { 0.0 }
+        }
+    )*};
+}
+pending! {
+    Unary "unary", Binary "binary", Select "select", Cast "cast", Pointwise "pointwise",
+    MatMul "matmul", Conv "conv", ConvTranspose "conv_transpose", Attention "attention", Rnn "rnn",
+    LayerNorm "layer_norm", GroupNorm "group_norm", Softmax "softmax", Reduce "reduce", ArgReduce "arg_reduce",
+    Cumulative "cumulative", Pool "pool", Transpose "transpose", Reshape "reshape", Expand "expand", Concat "concat",
+    Slice "slice", Pad "pad", Tile "tile", Range "range", ShapeTensor "shape_tensor", Trilu "trilu", Gather "gather",
+    GatherElements "gather_elements", GatherNd "gather_nd", ScatterElements "scatter_elements",
+    ScatterNd "scatter_nd", OneHot "one_hot", TopK "top_k", NonZero "non_zero", Resize "resize",
+    Quantize "quantize", Dequantize "dequantize",
+}

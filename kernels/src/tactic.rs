@@ -1,0 +1,220 @@
+//! What a tactic is: one way to compute an operator.
+//!
+//! The life of a tactic in an engine: the builder asks [`Tactic::accepts`] for representative shapes and packs constant
+//! operands once ([`Tactic::packing`], [`Tactic::pack`]); each specialization (set of concrete shapes) asks
+//! [`Tactic::prepare`] for a [`Kernel`]; every run calls [`Kernel::run`] for each of its tasks.
+
+use crate::Isa;
+use engraft_network::{DType, Op, Tensor};
+use smallvec::SmallVec;
+
+/// Concrete type and placement of an operand or a result.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorDesc {
+    pub dtype: DType,
+    pub shape: SmallVec<[usize; 6]>,
+    /// In elements; 0 broadcasts. Axes of size 1 may have any stride.
+    pub strides: SmallVec<[isize; 6]>,
+}
+
+impl TensorDesc {
+    /// Dense, row-major.
+    pub fn dense(dtype: DType, shape: &[usize]) -> TensorDesc {
+        let mut strides: SmallVec<[isize; 6]> = SmallVec::from_elem(0, shape.len());
+        let mut step = 1isize;
+        for (s, d) in strides.iter_mut().zip(shape).rev() {
+            *s = step;
+            step *= (*d).max(1) as isize;
+        }
+        TensorDesc { dtype, shape: shape.into(), strides }
+    }
+
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// True if the elements lie dense in row-major order (axes of size 1 and empty tensors are always fine).
+    pub fn is_dense(&self) -> bool {
+        if self.count() == 0 {
+            return true;
+        }
+        let mut step = 1isize;
+        for (d, s) in self.shape.iter().zip(&self.strides).rev() {
+            if *d != 1 && *s != step {
+                return false;
+            }
+            step *= *d as isize;
+        }
+        true
+    }
+
+    /// Bytes of a dense tensor of this type and shape.
+    pub fn dense_bytes(&self) -> usize {
+        self.dtype.bytes(self.count())
+    }
+}
+
+/// An operand of a [`Problem`].
+#[derive(Clone, Debug)]
+pub struct Operand<'a> {
+    pub desc: TensorDesc,
+    /// The value, where it is known when the engine is built. At specialization time it is present as well.
+    pub constant: Option<&'a Tensor>,
+}
+
+/// An operator on concrete operands. Operands stand in the operator's order (matrices, bias, extras).
+#[derive(Clone, Debug)]
+pub struct Problem<'a> {
+    pub op: &'a Op,
+    pub inputs: &'a [Operand<'a>],
+    pub outputs: &'a [TensorDesc],
+    /// Threads that will share the work.
+    pub threads: usize,
+    /// Instruction sets that may be used.
+    pub isa: Isa,
+    /// Values of the network's symbols (for dims among the operator's attributes).
+    pub env: &'a [i64],
+}
+
+/// A tactic's estimate for a problem that it accepts.
+#[derive(Clone, Copy, Debug)]
+pub struct Fit {
+    /// Expected time in nanoseconds on the problem's number of threads.
+    pub cost_ns: f64,
+}
+
+/// Why a tactic does not take a problem: for reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject(pub String);
+
+impl Reject {
+    pub fn new(reason: impl Into<String>) -> Reject {
+        Reject(reason.into())
+    }
+}
+
+impl std::fmt::Display for Reject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a tactic counts as in reports and under the `profit` policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Optimized,
+    /// Correct, not fast: layers that only this runs stay with the host under `profit`.
+    Reference,
+}
+
+/// One way to compute an operator on the CPU.
+pub trait Tactic: Sync {
+    /// Stable name, part of plans and timing caches: `conv.f32.avx512.14x32`.
+    fn id(&self) -> &'static str;
+
+    /// To be raised when the tactic's results, packing or speed change.
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn class(&self) -> Class {
+        Class::Optimized
+    }
+
+    /// Whether the tactic computes the problem as it stands: op, dtypes, shapes and **strides** of every operand and
+    /// result. Cheap (well under a microsecond for a refusal by operator).
+    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject>;
+
+    /// The name of the packing in which constant operand `input` is wanted, or `None` for the plain tensor. Depends on
+    /// the operator, dtypes, the constant and the ISA only (not on other shapes), so that all specializations share it; tactics of one
+    /// family give the same name where they read the same packing.
+    fn packing(&self, _p: &Problem<'_>, _input: usize) -> Option<&'static str> {
+        None
+    }
+
+    /// Size of the packed operand.
+    fn packed_bytes(&self, _p: &Problem<'_>, _input: usize) -> usize {
+        0
+    }
+
+    /// Writes the packed operand: `out` is zeroed, 64-byte aligned, and has [`Tactic::packed_bytes`] bytes.
+    fn pack(&self, _p: &Problem<'_>, _input: usize, _out: &mut [u8]) {}
+
+    /// The kernel for a problem that [`Tactic::accepts`]. About a microsecond: it runs for every layer at every new shape.
+    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel>;
+}
+
+/// An operator made ready for concrete shapes: immutable, shared by all threads and contexts.
+pub trait Kernel: Send + Sync {
+    /// Number of tasks per phase. Tasks of a phase are independent: they run in any order on any threads. Phases run
+    /// one after another. An empty slice is no work.
+    fn phases(&self) -> &[usize];
+
+    /// Bytes of private scratch of an executing thread, 64-byte aligned, undefined at the start of every task.
+    fn scratch_bytes(&self) -> usize {
+        0
+    }
+
+    /// Bytes of memory shared by all tasks of one execution, 64-byte aligned, undefined at the start of the first phase.
+    fn workspace_bytes(&self) -> usize {
+        0
+    }
+
+    /// Runs one task.
+    ///
+    /// # Safety
+    /// `args` holds the operands and results of the problem that the kernel was prepared for, at their strides (packed
+    /// operands in the tactic's packing); results do not overlap operands, except exactly in place where
+    /// [`Kernel::in_place`] allows it; scratch and workspace have the sizes asked for.
+    unsafe fn run(&self, phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError>;
+
+    /// Whether result 0 may share the memory of operand `input` (same dtype, shape and strides).
+    fn in_place(&self, _input: usize) -> bool {
+        false
+    }
+}
+
+/// Memory of one execution of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Args<'a> {
+    pub inputs: &'a [*const u8],
+    pub outputs: &'a [*mut u8],
+    pub scratch: *mut u8,
+    pub workspace: *mut u8,
+}
+
+/// What can go wrong while a kernel runs: data-dependent faults only.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    #[error("index {index} is out of range for an axis of {size}")]
+    Index { index: i64, size: usize },
+    #[error("{0}")]
+    Data(String),
+}
+
+/// Threads that share the tasks of a run.
+pub trait Workers: Sync {
+    fn threads(&self) -> usize;
+
+    /// Calls `f(0)..f(n - 1)` once each, in any order, on one thread or many; returns when all are done. The caller
+    /// takes part and may be the only one. `f` never calls `run` again.
+    fn run(&self, n: usize, f: &(dyn Fn(usize) + Sync));
+}
+
+/// Everything on the calling thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Serial;
+
+impl Workers for Serial {
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn run(&self, n: usize, f: &(dyn Fn(usize) + Sync)) {
+        (0..n).for_each(f);
+    }
+}
