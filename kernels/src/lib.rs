@@ -1,3 +1,13 @@
-//! Frame.
+//! Tactics per device: the ways in which Engraft computes operators.
+//!
+//! [`catalog::cpu`] lists them; [`Tactic`] says what a tactic is. The only home of SIMD in the workspace.
 
+pub mod catalog;
 pub mod cpu;
+mod reference;
+mod tactic;
+
+pub use cpu::isa::Isa;
+pub use tactic::{
+    Args, Class, Fit, Kernel, KernelError, Operand, Problem, Reject, Serial, Tactic, TensorDesc, Workers,
+};
