@@ -76,7 +76,9 @@ impl Kernel for ReferenceKernel {
             let width = desc.dtype.bits() / 8;
             if desc.is_dense() {
                 // SAFETY: a dense operand has `dense_bytes` readable bytes at its pointer.
-                let src = unsafe { std::slice::from_raw_parts(*ptr, if desc.count() == 0 { 0 } else { desc.dense_bytes() }) };
+                let src = unsafe {
+                    std::slice::from_raw_parts(*ptr, if desc.count() == 0 { 0 } else { desc.dense_bytes() })
+                };
                 bytes.as_mut_slice().copy_from_slice(src);
             } else {
                 let dst = bytes.as_mut_slice();

@@ -201,7 +201,8 @@ impl Dim {
         {
             let probe = atom(Dim::Fixed(0), Dim::Fixed(1));
             match (inner, &probe) {
-                (Atom::Floor(a, Dim::Fixed(b)), Atom::Floor(..)) | (Atom::Ceil(a, Dim::Fixed(b)), Atom::Ceil(..))
+                (Atom::Floor(a, Dim::Fixed(b)), Atom::Floor(..))
+                | (Atom::Ceil(a, Dim::Fixed(b)), Atom::Ceil(..))
                     if *b > 0 =>
                 {
                     return a.quotient(&Dim::Fixed(b * c), eval, atom);
@@ -237,7 +238,9 @@ impl Dim {
             match d {
                 Dim::Poly(p) => match p.terms.as_slice() {
                     [(atoms, 1)] => match (atoms.as_slice(), min) {
-                        ([Atom::Min(v)], true) | ([Atom::Max(v)], false) => operands.extend(v.iter().cloned()),
+                        ([Atom::Min(v)], true) | ([Atom::Max(v)], false) => {
+                            operands.extend(v.iter().cloned())
+                        }
                         _ => operands.push(d.clone()),
                     },
                     _ => operands.push(d.clone()),
@@ -308,8 +311,16 @@ impl Dim {
                             Atom::Symbol(s) => f(*s),
                             Atom::Floor(x, y) => x.substitute(f).floor_div(&y.substitute(f)),
                             Atom::Ceil(x, y) => x.substitute(f).ceil_div(&y.substitute(f)),
-                            Atom::Min(v) => v.iter().map(|d| d.substitute(f)).reduce(|a, b| a.minimum(&b)).unwrap_or(Dim::Fixed(0)),
-                            Atom::Max(v) => v.iter().map(|d| d.substitute(f)).reduce(|a, b| a.maximum(&b)).unwrap_or(Dim::Fixed(0)),
+                            Atom::Min(v) => v
+                                .iter()
+                                .map(|d| d.substitute(f))
+                                .reduce(|a, b| a.minimum(&b))
+                                .unwrap_or(Dim::Fixed(0)),
+                            Atom::Max(v) => v
+                                .iter()
+                                .map(|d| d.substitute(f))
+                                .reduce(|a, b| a.maximum(&b))
+                                .unwrap_or(Dim::Fixed(0)),
                         };
                         product = product.mul(&v);
                     }

@@ -1,6 +1,6 @@
 //! Networks: operators over typed values in SSA form.
 
-use crate::{Dim, DType, Op, OpError, SymbolId, Tensor};
+use crate::{DType, Dim, Op, OpError, SymbolId, Tensor};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::fmt;
@@ -108,7 +108,10 @@ pub enum Def {
     /// Input of the network, by position.
     Input(u32),
     Constant(ConstantId),
-    Node { node: NodeId, output: u32 },
+    Node {
+        node: NodeId,
+        output: u32,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -218,7 +221,12 @@ impl Network {
     }
 
     /// [`Network::add_node`] for operators of one output.
-    pub fn add(&mut self, name: impl Into<String>, op: Op, inputs: &[ValueId]) -> Result<ValueId, NetworkError> {
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<ValueId, NetworkError> {
         Ok(self.add_node(name, op, inputs)?[0])
     }
 
@@ -333,9 +341,9 @@ impl Network {
     pub fn attach_constants(&mut self, constants: Vec<Tensor>) -> Result<(), NetworkError> {
         for v in &self.values {
             if let Def::Constant(c) = v.def {
-                let t = constants
-                    .get(c.index())
-                    .ok_or_else(|| NetworkError::Invalid(format!("constant {c} (`{}`) is missing", v.name)))?;
+                let t = constants.get(c.index()).ok_or_else(|| {
+                    NetworkError::Invalid(format!("constant {c} (`{}`) is missing", v.name))
+                })?;
                 if TensorType::of(t) != v.ty {
                     return Err(NetworkError::Invalid(format!(
                         "constant {c} (`{}`) is {}, not {}",

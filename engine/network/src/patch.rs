@@ -37,7 +37,12 @@ impl<'a> Patch<'a> {
     }
 
     /// [`Patch::node`] for operators of one output.
-    pub fn add(&mut self, name: impl Into<String>, op: Op, inputs: &[ValueId]) -> Result<ValueId, NetworkError> {
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<ValueId, NetworkError> {
         self.net.add(name, op, inputs)
     }
 
@@ -103,8 +108,16 @@ impl Network {
             .infer(&types, &mut |_, _| crate::Dim::Fixed(-1))
             .map_err(|source| NetworkError::Op { name: old.name.clone(), op: op.name(), source })?;
         for (v, ty) in old.outputs.iter().zip(&inferred) {
-            if self.ty(*v).dtype != ty.dtype || self.ty(*v).rank() != ty.rank() || conflicting(self.ty(*v), ty) && !ty.shape.contains(&crate::Dim::Fixed(-1)) {
-                return Err(NetworkError::Type { old: *v, old_type: self.ty(*v).clone(), new: *v, new_type: ty.clone() });
+            if self.ty(*v).dtype != ty.dtype
+                || self.ty(*v).rank() != ty.rank()
+                || conflicting(self.ty(*v), ty) && !ty.shape.contains(&crate::Dim::Fixed(-1))
+            {
+                return Err(NetworkError::Type {
+                    old: *v,
+                    old_type: self.ty(*v).clone(),
+                    new: *v,
+                    new_type: ty.clone(),
+                });
             }
         }
         self.nodes[id.index()] = Some(Node { op, inputs: inputs.into(), ..old });

@@ -147,7 +147,11 @@ impl Tensor {
     }
 
     pub fn scalar<T: Element>(value: T) -> Tensor {
-        Tensor { dtype: T::DTYPE, shape: Vec::new(), bytes: AlignedBytes::copy_of(bytemuck::bytes_of(&value)).into() }
+        Tensor {
+            dtype: T::DTYPE,
+            shape: Vec::new(),
+            bytes: AlignedBytes::copy_of(bytemuck::bytes_of(&value)).into(),
+        }
     }
 
     pub fn dtype(&self) -> DType {

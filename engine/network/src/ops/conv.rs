@@ -18,12 +18,20 @@ impl Padding {
     }
 
     /// Elements before and after on one spatial axis for a concrete input size.
-    pub fn resolve(&self, axis: usize, input: usize, kernel: usize, stride: usize, dilation: usize) -> (usize, usize) {
+    pub fn resolve(
+        &self,
+        axis: usize,
+        input: usize,
+        kernel: usize,
+        stride: usize,
+        dilation: usize,
+    ) -> (usize, usize) {
         match self {
             Padding::Explicit { begin, end } => (begin[axis], end[axis]),
             Padding::SameUpper | Padding::SameLower => {
                 let out = input.div_ceil(stride);
-                let need = (out.saturating_sub(1) * stride + (kernel - 1) * dilation + 1).saturating_sub(input);
+                let need =
+                    (out.saturating_sub(1) * stride + (kernel - 1) * dilation + 1).saturating_sub(input);
                 let small = need / 2;
                 if matches!(self, Padding::SameUpper) { (small, need - small) } else { (need - small, small) }
             }

@@ -30,7 +30,7 @@ pub use shape::{
     Concat, Expand, Pad, PadMode, Range, Reshape, ShapeTensor, Slice, SliceRange, Tile, Transpose, Trilu,
 };
 
-use crate::{Dim, DimEnv, DType, Tensor, TensorError, TensorType};
+use crate::{DType, Dim, DimEnv, Tensor, TensorError, TensorType};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -153,7 +153,8 @@ pub fn eval_shape(shape: &[Dim], env: &DimEnv) -> Result<Vec<usize>, OpError> {
     shape
         .iter()
         .map(|d| {
-            usize::try_from(d.eval(env)).map_err(|_| OpError::Shape(format!("dimension {d} is {}", d.eval(env))))
+            usize::try_from(d.eval(env))
+                .map_err(|_| OpError::Shape(format!("dimension {d} is {}", d.eval(env))))
         })
         .collect()
 }

@@ -6,7 +6,9 @@ pub enum ResizeMode {
     Nearest(NearestMode),
     Linear,
     /// Bits of the `f32` coefficient a.
-    Cubic { coefficient: u32 },
+    Cubic {
+        coefficient: u32,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,7 +27,9 @@ pub enum CoordinateMode {
     AlignCorners,
     Asymmetric,
     /// Regions of interest as bits of `f32`: starts then ends, one per axis each.
-    TfCropAndResize { roi: [u32; 8] },
+    TfCropAndResize {
+        roi: [u32; 8],
+    },
 }
 
 /// ONNX Resize over any axes (an axis whose size stays and whose scale is 1 is untouched).
