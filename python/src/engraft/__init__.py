@@ -1,0 +1,11 @@
+"""Engraft: optimized engine segments grafted into the graphs of ONNX Runtime.
+
+`engraft.onnxruntime` registers Engraft with ONNX Runtime; `python -m engraft app.py` runs a program with it.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("engraft")
+except PackageNotFoundError:  # run from a source tree
+    __version__ = "0+unknown"

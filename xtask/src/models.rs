@@ -1,0 +1,61 @@
+//! The chores that run the model zoo; the programs themselves are Python and lie in benches/.
+
+use std::path::Path;
+
+use crate::error::Error;
+use crate::process;
+use crate::python::{self, Environment};
+use crate::suite::{self, REQUIREMENTS};
+use crate::workspace::Workspace;
+
+/// Writes the zoo's models below the target folder.
+pub fn materialize(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
+    let environment = Environment::prepare(workspace, Path::new(REQUIREMENTS), &[])?;
+    let mut command = environment.command();
+    command.arg(workspace.root.join("benches/zoo/zoo.py")).arg(workspace.zoo()).args(arguments);
+    process::run("writing the zoo", &mut command)
+}
+
+/// Compares Engraft's outputs and placement with what the zoo asks for, with a wheel built now.
+pub fn check(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
+    check_with(workspace, &environment_with_wheel(workspace)?, arguments)
+}
+
+/// The same with an environment that has the wheel.
+pub fn check_with(
+    workspace: &Workspace,
+    environment: &Environment,
+    arguments: &[String],
+) -> Result<(), Error> {
+    program(workspace, environment, "check_models", arguments)
+}
+
+/// Times Engraft against its peers.
+pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
+    program(workspace, &environment_with_wheel(workspace)?, "measure", arguments)
+}
+
+fn environment_with_wheel(workspace: &Workspace) -> Result<Environment, Error> {
+    let wheel = python::build_wheel(workspace)?;
+    let environment = Environment::prepare(workspace, Path::new(REQUIREMENTS), &[])?;
+    environment.install_wheel(&wheel)?;
+    Ok(environment)
+}
+
+fn program(
+    workspace: &Workspace,
+    environment: &Environment,
+    name: &str,
+    arguments: &[String],
+) -> Result<(), Error> {
+    let scratch = suite::scratch(workspace, name)?;
+    let mut command = environment.command();
+    command
+        .arg(workspace.root.join("benches").join(name).with_extension("py"))
+        .arg("--zoo")
+        .arg(workspace.zoo())
+        .arg("--scratch")
+        .arg(scratch)
+        .args(arguments);
+    process::run(name, &mut command)
+}
