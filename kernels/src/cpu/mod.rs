@@ -1,7 +1,10 @@
 //! Kernels for CPUs.
 
+pub mod conv;
 pub mod fpenv;
+pub mod gemm;
 pub mod isa;
+pub mod pack;
 pub mod simd;
 
 pub use fpenv::FlushDenormals;
