@@ -3,7 +3,6 @@
 
 mod host;
 pub mod onnx;
-mod stand_in;
 
 pub use host::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId};
-pub use stand_in::{DType, Tensor};
+pub use engraft_network::{DType, Tensor};

@@ -250,8 +250,8 @@ impl Reader<'_, '_> {
         }
         let tensor = tensor::tensor(proto, name, self.files)?;
         let value = &mut scope.graph.values[id.index()];
-        value.dtype = Some(tensor.dtype);
-        value.shape = Some(tensor.shape.iter().map(|&dim| HostDim::Fixed(dim as u64)).collect());
+        value.dtype = Some(tensor.dtype());
+        value.shape = Some(tensor.shape().iter().map(|&dim| HostDim::Fixed(dim as u64)).collect());
         value.constant = Some(tensor);
         Ok(())
     }

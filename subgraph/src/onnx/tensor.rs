@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 use std::{fs, io};
 
 use bytes::Bytes;
+use engraft_network::{AlignedBytes, Bytes as SharedBytes};
 use rustc_hash::FxHashMap;
 
 use super::proto::TensorProto;
@@ -162,7 +163,14 @@ pub(crate) fn tensor(
             format!("holds {} bytes, but {dtype:?}{shape:?} needs {expected}", bytes.len()),
         ));
     }
-    Ok(Tensor::new(dtype, shape, bytes))
+    let shared = match bytes.as_ptr().align_offset(dtype.bits().div_ceil(8)) {
+        0 => SharedBytes::window(std::sync::Arc::new(bytes), 0, expected),
+        // Kernels and passes read elements in place.
+        _ => Some(AlignedBytes::copy_of(&bytes).into()),
+    };
+    shared
+        .ok_or_else(|| fault(field, "is shorter than its shape".into()))
+        .and_then(|shared| Tensor::new(dtype, &shape, shared).map_err(|error| fault(field, error.to_string())))
 }
 
 fn external(
@@ -262,7 +270,7 @@ mod tests {
         let floats = read(TensorProto { float_data: vec![1.0, -2.0], ..typed(1, &[2]) }).unwrap();
         assert_eq!(floats.bytes(), [1.0f32.to_le_bytes(), (-2.0f32).to_le_bytes()].concat());
         let half = read(TensorProto { int32_data: vec![0x3c00], ..typed(10, &[]) }).unwrap();
-        assert_eq!((half.dtype, half.bytes()), (DType::F16, &[0x00, 0x3c][..]));
+        assert_eq!((half.dtype(), half.bytes()), (DType::F16, &[0x00, 0x3c][..]));
         let bytes = read(TensorProto { int32_data: vec![-1, 127], ..typed(3, &[2]) }).unwrap();
         assert_eq!(bytes.bytes(), [0xff, 127]);
         let unsigned = read(TensorProto { uint64_data: vec![u32::MAX.into()], ..typed(12, &[1]) }).unwrap();
