@@ -4,5 +4,5 @@
 mod host;
 pub mod onnx;
 
-pub use host::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId};
 pub use engraft_network::{DType, Tensor};
+pub use host::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId};

@@ -168,9 +168,9 @@ pub(crate) fn tensor(
         // Kernels and passes read elements in place.
         _ => Some(AlignedBytes::copy_of(&bytes).into()),
     };
-    shared
-        .ok_or_else(|| fault(field, "is shorter than its shape".into()))
-        .and_then(|shared| Tensor::new(dtype, &shape, shared).map_err(|error| fault(field, error.to_string())))
+    shared.ok_or_else(|| fault(field, "is shorter than its shape".into())).and_then(|shared| {
+        Tensor::new(dtype, &shape, shared).map_err(|error| fault(field, error.to_string()))
+    })
 }
 
 fn external(
