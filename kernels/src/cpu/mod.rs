@@ -5,6 +5,7 @@ pub mod fpenv;
 pub mod gemm;
 pub mod isa;
 pub mod pack;
+pub mod math;
 pub mod simd;
 
 pub use fpenv::FlushDenormals;

@@ -158,6 +158,7 @@ impl Simd for Avx512 {
         to_f(a: __m512i) -> __m512 = _mm512_cvtepi32_ps(a);
         bits(a: __m512) -> __m512i = _mm512_castps_si512(a);
         float(a: __m512i) -> __m512 = _mm512_castsi512_ps(a);
+        scale(a: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(a, n);
         sum(a: __m512) -> f32 = _mm512_reduce_add_ps(a);
         hmax(a: __m512) -> f32 = _mm512_reduce_max_ps(a);
         hmin(a: __m512) -> f32 = _mm512_reduce_min_ps(a);

@@ -207,6 +207,29 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The same bits as floats.
     fn float(self, a: Self::I) -> Self::F;
 
+    /// `a * 2^n` for integers `n` in -252..=254, with at most one rounding more than one.
+    #[inline(always)]
+    fn scale(self, a: Self::F, n: Self::F) -> Self::F {
+        let n = self.to_i(n);
+        let half = self.sar_i::<1>(n);
+        let rest = self.sub_i(n, half);
+        let bias = self.splat_i(127);
+        let first = self.float(self.shl_i::<23>(self.add_i(half, bias)));
+        let second = self.float(self.shl_i::<23>(self.add_i(rest, bias)));
+        self.mul(self.mul(a, first), second)
+    }
+
+    /// Applies a scalar function to every lane: for functions too rare to be worth a vector form.
+    #[inline(always)]
+    fn lanewise(self, a: Self::F, f: impl Fn(f32) -> f32) -> Self::F {
+        let mut lanes = self.to_array(a);
+        for lane in &mut lanes[..Self::LANES] {
+            *lane = f(*lane);
+        }
+        // SAFETY: LANES is at most 16.
+        unsafe { self.load(lanes.as_ptr()) }
+    }
+
     /// Sum over all lanes, by halves.
     fn sum(self, a: Self::F) -> f32;
     /// Maximum over all lanes; unspecified where a lane is NaN.
