@@ -4,8 +4,8 @@ pub mod conv;
 pub mod fpenv;
 pub mod gemm;
 pub mod isa;
-pub mod pack;
 pub mod math;
+pub mod pack;
 pub mod simd;
 
 pub use fpenv::FlushDenormals;
