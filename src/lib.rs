@@ -3,8 +3,10 @@
 //! This crate is the facade that every front end (the bridges, the C ABI, the CLI) goes through: [`Options`] says what the user
 //! wants, a session partitions a host graph, builds each segment through the plan cache and runs it.
 mod options;
+mod report;
 
 pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Precision, Profile, Shapes};
+pub use report::{NodeEntry, Placement, Report, SegmentEntry};
 
 /// Version of this build, as in `0.1.0`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -12,3 +14,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const COMMIT: &str = env!("ENGRAFT_COMMIT");
 /// Target triple of this build.
 pub const TARGET: &str = env!("ENGRAFT_TARGET");
+
+pub use engraft_kernels::{Serial, Workers};
+pub use engraft_network::{Bytes, DType, Tensor};
+pub use engraft_subgraph::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId};

@@ -3,11 +3,13 @@
 //! `CreateEp` parses the options. `GetCapability` is called once per graph, bodies of control flow first.
 use std::{ffi::c_char, ptr::null_mut};
 
+use engraft::{Placement, Report};
+
 use crate::{
     EP_NAME,
     api::Api,
     error::{Error, Result},
-    factory,
+    factory, graph,
     guard::{guard, quiet},
     logger::Sink,
     sys::*,
@@ -28,6 +30,26 @@ impl Ep {
         let _scope = sink.enter();
         tracing::debug!(?options, "session");
         Ok(Box::into_raw(Box::new(Self { base: table(api.version()), api, sink, options })).cast())
+    }
+
+    fn get_capability(&self, graph: &OrtGraph) -> Result<()> {
+        let reading = graph::read(self.api, graph)?;
+        if self.api.is_nested(graph)? {
+            return Ok(());
+        }
+        let mut report = Report::new(&reading.graph.name, self.options.policy());
+        report.add("", &reading.graph, |_, _| Placement {
+            reason: Some("no operator is taken yet".to_owned()),
+            ..Placement::default()
+        });
+        report.finish();
+        tracing::info!("{}", report.summary());
+        if let Some(path) = &self.options.placement_report_path
+            && let Err(error) = report.write(path)
+        {
+            tracing::warn!("the placement report cannot be written to {}: {error}", path.display());
+        }
+        Ok(())
     }
 
     /// # Safety
@@ -92,14 +114,9 @@ unsafe extern "system" fn get_capability(
         let _scope = ep.sink.enter();
         // SAFETY: alive during the call.
         let graph = unsafe { graph.as_ref() }.ok_or_else(|| Error::contract("no graph given"))?;
-        let nodes = ep.api.graph_nodes(graph)?;
-        for node in nodes {
-            for a in ep.api.node_attributes(node)? {
-                let kind = ep.api.attribute_kind(a);
-                tracing::info!(name = ep.api.attribute_name(a)?, kind);
-            }
+        if let Err(error) = ep.get_capability(graph) {
+            tracing::warn!("nothing is taken of this graph: {error}");
         }
-        let _ = &ep.options;
         Ok(())
     })
 }

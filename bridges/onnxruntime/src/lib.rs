@@ -5,10 +5,12 @@
 mod api;
 mod ep;
 mod error;
+mod graph;
 mod factory;
 mod guard;
 mod logger;
 mod sys;
+mod workers;
 
 use std::ffi::CStr;
 

@@ -1,0 +1,255 @@
+//! The placement report: every node of the host's model, who runs it, why not Engraft, and what share of the work it is.
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{HostGraph, HostNode, PartitionPolicy};
+
+/// Placement of one model, bodies of its control flow included.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version and commit of the Engraft that decided.
+    pub engraft: String,
+    pub model: String,
+    pub policy: PartitionPolicy,
+    /// Share (0 to 1) of the model's FLOPs that run on optimized tactics; 1 for a model without any.
+    pub accelerated_flops: f64,
+    /// FLOPs of the whole model at representative sizes of its symbolic dims.
+    pub flops: f64,
+    pub segments: Vec<SegmentEntry>,
+    pub nodes: Vec<NodeEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SegmentEntry {
+    pub name: String,
+    /// Number of host nodes inside.
+    pub nodes: usize,
+    /// Share of the model's FLOPs.
+    pub flops_share: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeEntry {
+    /// Path of the control-flow body that holds the node; empty for the main graph.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub graph: String,
+    pub name: String,
+    pub op_type: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub domain: String,
+    /// The segment that took the node; `None`: it stays with the host.
+    pub segment: Option<String>,
+    /// Why the node stays with the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Taken, but some of it runs on a reference tactic: its FLOPs do not count as accelerated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reference: bool,
+    pub flops: f64,
+    pub flops_share: f64,
+    /// Bytes that the node reads and writes.
+    pub bytes: f64,
+    pub bytes_share: f64,
+}
+
+/// One node's placement as a partitioner states it.
+#[derive(Debug, Clone, Default)]
+pub struct Placement {
+    pub segment: Option<String>,
+    pub reason: Option<String>,
+    pub reference: bool,
+    pub flops: f64,
+    pub bytes: f64,
+}
+
+impl Report {
+    pub fn new(model: &str, policy: PartitionPolicy) -> Self {
+        Self {
+            engraft: format!("{} ({})", crate::VERSION, crate::COMMIT),
+            model: model.to_owned(),
+            policy,
+            accelerated_flops: 1.0,
+            flops: 0.0,
+            segments: Vec::new(),
+            nodes: Vec::new(),
+        }
+    }
+
+    /// Adds the nodes of `graph`, the body at `path` (empty for the main graph). Call [`Report::finish`] after the last one.
+    pub fn add(&mut self, path: &str, graph: &HostGraph, place: impl Fn(usize, &HostNode) -> Placement) {
+        for (index, node) in graph.nodes.iter().enumerate() {
+            let placement = place(index, node);
+            self.nodes.push(NodeEntry {
+                graph: path.to_owned(),
+                name: node.label(graph),
+                op_type: node.op_type.clone(),
+                domain: node.domain.clone(),
+                segment: placement.segment,
+                reason: placement.reason,
+                reference: placement.reference,
+                flops: placement.flops,
+                flops_share: 0.0,
+                bytes: placement.bytes,
+                bytes_share: 0.0,
+            });
+        }
+    }
+
+    /// Gives a segment's nodes back to the host.
+    pub fn decline(&mut self, segment: &str, reason: &str) {
+        for node in self.nodes.iter_mut().filter(|n| n.segment.as_deref() == Some(segment)) {
+            node.segment = None;
+            node.reason = Some(reason.to_owned());
+            node.reference = false;
+        }
+    }
+
+    /// Computes shares and segments from the nodes.
+    pub fn finish(&mut self) {
+        self.flops = self.nodes.iter().map(|n| n.flops).sum();
+        let bytes: f64 = self.nodes.iter().map(|n| n.bytes).sum();
+        let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+        let mut order = Vec::new();
+        let mut segments: BTreeMap<String, SegmentEntry> = BTreeMap::new();
+        let mut accelerated = 0.0;
+        for node in &mut self.nodes {
+            node.flops_share = share(node.flops, self.flops);
+            node.bytes_share = share(node.bytes, bytes);
+            let Some(name) = &node.segment else { continue };
+            if !node.reference {
+                accelerated += node.flops;
+            }
+            let segment = segments.entry(name.clone()).or_insert_with(|| {
+                order.push(name.clone());
+                SegmentEntry { name: name.clone(), nodes: 0, flops_share: 0.0 }
+            });
+            segment.nodes += 1;
+            segment.flops_share += node.flops_share;
+        }
+        self.accelerated_flops = if self.flops > 0.0 { (accelerated / self.flops).min(1.0) } else { 1.0 };
+        self.segments = order.iter().filter_map(|name| segments.remove(name)).collect();
+    }
+
+    /// A few lines for people: shares, segments, and what keeps the rest with the host, greatest share first.
+    pub fn summary(&self) -> String {
+        let taken = self.nodes.iter().filter(|n| n.segment.is_some()).count();
+        let mut text = format!(
+            "{}: {:.2}% of the FLOPs and {taken} of {} nodes run on Engraft in {} segment{}",
+            if self.model.is_empty() { "model" } else { &self.model },
+            self.accelerated_flops * 100.0,
+            self.nodes.len(),
+            self.segments.len(),
+            if self.segments.len() == 1 { "" } else { "s" },
+        );
+        let mut kept: BTreeMap<(&str, &str), (usize, f64)> = BTreeMap::new();
+        for node in &self.nodes {
+            let reason = match (&node.segment, &node.reason) {
+                (None, reason) => reason.as_deref().unwrap_or("not stated"),
+                (Some(_), _) if node.reference => "runs on a reference tactic",
+                (Some(_), _) => continue,
+            };
+            let entry = kept.entry((&node.op_type, reason)).or_default();
+            entry.0 += 1;
+            entry.1 += node.flops_share;
+        }
+        let mut kept: Vec<_> = kept.into_iter().collect();
+        kept.sort_by(|a, b| b.1.1.total_cmp(&a.1.1).then(b.1.0.cmp(&a.1.0)));
+        for ((op_type, reason), (count, share)) in kept.iter().take(SUMMARY_LINES) {
+            // Writing to a `String` cannot fail.
+            let _ = write!(text, "\n  {count} x {op_type} ({:.2}% of the FLOPs): {reason}", share * 100.0);
+        }
+        if kept.len() > SUMMARY_LINES {
+            let _ = write!(text, "\n  and {} more reasons", kept.len() - SUMMARY_LINES);
+        }
+        text
+    }
+
+    /// Writes the report as JSON; readers see the old file or the new one, never half of one.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
+            fs::create_dir_all(folder)?;
+        }
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.{:?}.new", std::process::id(), std::thread::current().id()));
+        let new: PathBuf = path.with_file_name(name);
+        let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
+        if written.is_err() {
+            // The half-written file is of no use; that it cannot be removed changes nothing.
+            let _ = fs::remove_file(&new);
+        }
+        written
+    }
+}
+
+const SUMMARY_LINES: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph(types: &[&str]) -> HostGraph {
+        let nodes = types.iter().map(|t| HostNode { op_type: (*t).to_owned(), ..HostNode::default() }).collect();
+        HostGraph { nodes, ..HostGraph::default() }
+    }
+
+    fn report() -> Report {
+        let mut report = Report::new("m", PartitionPolicy::Profit);
+        report.add("", &graph(&["Conv", "Relu", "Cast", "LSTM"]), |i, _| Placement {
+            segment: (i != 2).then(|| format!("s{}", i / 2)),
+            reason: (i == 2).then(|| "strings".to_owned()),
+            reference: i == 3,
+            flops: [700.0, 100.0, 100.0, 100.0][i],
+            bytes: 1.0,
+        });
+        report.finish();
+        report
+    }
+
+    #[test]
+    fn shares_leave_out_reference_tactics() {
+        let report = report();
+        assert!((report.accelerated_flops - 0.8).abs() < 1e-12);
+        assert_eq!(report.segments.len(), 2);
+        assert_eq!((report.segments[0].nodes, report.segments[1].nodes), (2, 1));
+        assert!((report.nodes[0].flops_share - 0.7).abs() < 1e-12);
+        assert!((report.nodes[0].bytes_share - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn declined_segments_go_back() {
+        let mut report = report();
+        report.decline("s0", "cannot be built");
+        report.finish();
+        assert_eq!(report.accelerated_flops, 0.0);
+        assert_eq!(report.nodes[0].reason.as_deref(), Some("cannot be built"));
+        assert_eq!(report.segments.len(), 1);
+        let summary = report.summary();
+        assert!(summary.contains("1 x Conv (70.00% of the FLOPs): cannot be built"), "{summary}");
+        assert!(summary.contains("1 x LSTM (10.00% of the FLOPs): runs on a reference tactic"), "{summary}");
+    }
+
+    #[test]
+    fn a_model_without_work_is_accelerated() {
+        let mut report = Report::new("", PartitionPolicy::Maximal);
+        report.finish();
+        assert_eq!(report.accelerated_flops, 1.0);
+    }
+
+    #[test]
+    fn is_written_as_json_in_new_folders() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b/report.json");
+        let report = report();
+        report.write(&path).unwrap();
+        let read: Report = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(read, report);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+}
