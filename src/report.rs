@@ -195,7 +195,8 @@ mod tests {
     use super::*;
 
     fn graph(types: &[&str]) -> HostGraph {
-        let nodes = types.iter().map(|t| HostNode { op_type: (*t).to_owned(), ..HostNode::default() }).collect();
+        let nodes =
+            types.iter().map(|t| HostNode { op_type: (*t).to_owned(), ..HostNode::default() }).collect();
         HostGraph { nodes, ..HostGraph::default() }
     }
 

@@ -273,7 +273,10 @@ impl<'l> Reader<'l> {
             }
             Ok(None) => value.dtype = None,
             Err(error) => {
-                tracing::warn!("constant '{}' cannot be read, its users stay with the host: {error}", value.name);
+                tracing::warn!(
+                    "constant '{}' cannot be read, its users stay with the host: {error}",
+                    value.name
+                );
                 value.dtype = None;
             }
         }

@@ -5,8 +5,8 @@
 mod api;
 mod ep;
 mod error;
-mod graph;
 mod factory;
+mod graph;
 mod guard;
 mod logger;
 mod sys;
