@@ -92,7 +92,8 @@ def _check(options: dict[str, str]) -> None:
             _probe({})
         except Exception as without_options:
             raise _provider.UnavailableError(str(without_options)) from without_options
-        raise OptionError(str(error)) from error
+        # The host puts its own words before the provider's.
+        raise OptionError(str(error).rpartition(f"{get_ep_name()}: ")[2].strip()) from error
 
 
 def _probe(options: dict[str, str]) -> None:
@@ -141,15 +142,18 @@ def _is_plain(providers: Any, session_options: Any) -> bool:
     import onnxruntime
 
     if providers:
-        names = {provider if isinstance(provider, str) else provider[0] for provider in providers}
+        names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        if names[0] == get_ep_name():
+            return False  # with options of its own, perhaps
     else:
         # Without a choice, a GPU build takes its GPU.
-        names = set(onnxruntime.get_available_providers())
+        names = onnxruntime.get_available_providers()
         if session_options is not None and session_options not in _state.prepared:
             has_providers = getattr(session_options, "has_providers", None)
             if has_providers is not None and has_providers():
                 return False
-    return names <= _HOST_PROVIDERS
+    # Engraft is listed because it is registered: after the CPU provider, where it would get nothing.
+    return set(names) <= _HOST_PROVIDERS | {get_ep_name()}
 
 
 def _prepared(session_options: Any, options: dict[str, str], model: Any) -> Any:
@@ -158,13 +162,12 @@ def _prepared(session_options: Any, options: dict[str, str], model: Any) -> Any:
 
     if session_options is None:
         session_options = onnxruntime.SessionOptions()
-    if session_options not in _state.prepared:
-        _provider.add_to(session_options, **options)
-        _state.prepared.add(session_options)
     report = _report_of_session(options.get("placement_report_path"), model)
-    if report:
-        key = f"ep.{get_ep_name().lower()}.placement_report_path"
-        session_options.add_session_config_entry(key, report)
+    if session_options not in _state.prepared:
+        _provider.add_to(session_options, **options | ({"placement_report_path": report} if report else {}))
+        _state.prepared.add(session_options)
+    elif report:
+        session_options.add_session_config_entry(f"ep.{get_ep_name().lower()}.placement_report_path", report)
     return session_options
 
 
