@@ -1,4 +1,5 @@
-use crate::Scalar;
+use super::{Fresh, OpError, Operator, TypeVec, check};
+use crate::{DType, Scalar, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// Scaled dot-product attention with the heads before the sequence.
@@ -12,4 +13,41 @@ pub struct Attention {
     pub scale: Scalar,
     pub causal: bool,
     pub mask: bool,
+}
+
+impl Operator for Attention {
+    const NAME: &'static str = "attention";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 3 + usize::from(self.mask))?;
+        let t = check::float(inputs, 0)?;
+        for i in 0..3 {
+            check::same(inputs, i, 0)?;
+            check::rank(inputs, i, 4)?;
+        }
+        let (q, k, v) = (&inputs[0].shape, &inputs[1].shape, &inputs[2].shape);
+        let batch =
+            check::agree(&check::agree(&q[0], &k[0], "batch of q and k")?, &v[0], "batch of k and v")?;
+        let kv_heads = check::agree(&k[1], &v[1], "heads of k and v")?;
+        if let (Some(h), Some(g)) = (q[1].fixed(), kv_heads.fixed())
+            && (g == 0 || h % g != 0)
+        {
+            return Err(OpError::Shape(format!("{h} query heads for {g} key heads")));
+        }
+        check::agree(&q[3], &k[3], "head size of q and k")?;
+        let keys = check::agree(&k[2], &v[2], "length of k and v")?;
+        if self.mask {
+            check::dtype(inputs, 3, |m| m == DType::Bool || m == t, "bool or the type of q")?;
+            let scores = [batch.clone(), q[1].clone(), q[2].clone(), keys];
+            check::broadcasts_to(&inputs[3].shape, &scores, "mask against scores")?;
+        }
+        Ok(check::one(t, [batch, q[1].clone(), q[2].clone(), v[3].clone()]))
+    }
+
+    fn flops(&self, inputs: &[&[usize]], _: &[&[usize]]) -> f64 {
+        let (q, v) = (inputs[0], inputs[2]);
+        let scores = check::elements(&q[..3]) * v[2] as f64;
+        // Scale, and the softmax's five.
+        scores * (2.0 * (q[3] + v[3]) as f64 + 6.0 + f64::from(u8::from(self.mask)))
+    }
 }

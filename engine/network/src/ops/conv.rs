@@ -1,5 +1,7 @@
-use super::Epilogue;
+use super::{Epilogue, Fresh, OpError, Operator, TypeVec, check};
+use crate::{DType, Dim, TensorType};
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 /// Padding of the spatial axes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,4 +66,162 @@ pub struct ConvTranspose {
     pub output_padding: Vec<usize>,
     pub groups: usize,
     pub epilogue: Epilogue,
+}
+
+/// Output size of a sliding window: `floor((in + begin + end - dilation * (kernel - 1) - 1) / stride) + 1`, or
+/// `ceil(in / stride)`. Errors: the window does not fit into the padded input.
+pub(super) fn window_output(
+    padding: &Padding,
+    axis: usize,
+    input: &Dim,
+    kernel: &Dim,
+    stride: usize,
+    dilation: usize,
+    ceil: bool,
+) -> Result<Dim, OpError> {
+    let one = Dim::Fixed(1);
+    let stride = Dim::from(stride);
+    let out = match padding {
+        Padding::Explicit { begin, end } => {
+            let reach = kernel.sub(&one).mul(&Dim::from(dilation)).add(&one);
+            let front = input.add(&Dim::from(begin[axis]));
+            let room = front.add(&Dim::from(end[axis])).sub(&reach);
+            if ceil {
+                // The last window starts inside the input or the padding before it.
+                room.ceil_div(&stride).add(&one).minimum(&front.ceil_div(&stride))
+            } else {
+                room.floor_div(&stride).add(&one)
+            }
+        }
+        Padding::SameUpper | Padding::SameLower => input.ceil_div(&stride),
+    };
+    if out.fixed().is_some_and(|n| n < 0) {
+        return Err(OpError::Shape(format!(
+            "spatial axis {axis}: a window of {kernel} (dilation {dilation}) does not fit into {input} with {padding:?}"
+        )));
+    }
+    Ok(out)
+}
+
+/// Errors unless the window attributes have one positive entry for each of `spatial` axes.
+pub(super) fn check_window(
+    spatial: usize,
+    strides: &[usize],
+    dilations: &[usize],
+    padding: &Padding,
+) -> Result<(), OpError> {
+    check::per_axis("strides", strides, spatial)?;
+    check::per_axis("dilations", dilations, spatial)?;
+    if let Padding::Explicit { begin, end } = padding {
+        check::per_axis("padding", begin, spatial)?;
+        check::per_axis("padding", end, spatial)?;
+    }
+    for (name, list) in [("strides", strides), ("dilations", dilations)] {
+        if list.contains(&0) {
+            return Err(check::attribute(name, "has a zero"));
+        }
+    }
+    Ok(())
+}
+
+/// Number of spatial axes of x `[N, spatial.., C]` with w of the same rank.
+fn spatial_of(inputs: &[&TensorType]) -> Result<usize, OpError> {
+    let r = inputs[0].rank();
+    if !(3..=5).contains(&r) {
+        return Err(OpError::Rank { operand: 0, got: r, want: "3 to 5".into() });
+    }
+    check::rank(inputs, 1, r)?;
+    check::dtype(inputs, 0, |t| t != DType::Bool, "a number")?;
+    check::same(inputs, 1, 0)?;
+    Ok(r - 2)
+}
+
+/// Errors unless `groups` divides `channels` (where that is known).
+fn check_groups(groups: usize, channels: &Dim, what: &str) -> Result<(), OpError> {
+    if groups == 0 || channels.fixed().is_some_and(|c| c % groups as i64 != 0) {
+        return Err(check::attribute("groups", format!("{groups} does not divide the {channels} {what}")));
+    }
+    Ok(())
+}
+
+impl Operator for Conv {
+    const NAME: &'static str = "conv";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 2 + self.epilogue.operands())?;
+        let spatial = spatial_of(inputs)?;
+        check_window(spatial, &self.strides, &self.dilations, &self.padding)?;
+        let (x, w) = (&inputs[0].shape, &inputs[1].shape);
+        check_groups(self.groups, &x[spatial + 1], "input channels")?;
+        check_groups(self.groups, &w[spatial + 1], "output channels")?;
+        check::agree(
+            &w[spatial].mul(&Dim::from(self.groups)),
+            &x[spatial + 1],
+            "channels of all groups of w against channels of x",
+        )?;
+        let mut out: check::Shape = SmallVec::new();
+        out.push(x[0].clone());
+        for i in 0..spatial {
+            out.push(window_output(
+                &self.padding,
+                i,
+                &x[i + 1],
+                &w[i],
+                self.strides[i],
+                self.dilations[i],
+                false,
+            )?);
+        }
+        out.push(w[spatial + 1].clone());
+        let dtype = self.epilogue.infer(inputs, 2, inputs[0].dtype, &out)?;
+        Ok(check::one(dtype, out))
+    }
+
+    fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
+        let w = inputs[1];
+        check::elements(outputs[0]) * (2.0 * check::elements(&w[..w.len() - 1]) + self.epilogue.flops())
+    }
+}
+
+impl Operator for ConvTranspose {
+    const NAME: &'static str = "conv_transpose";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 2 + self.epilogue.operands())?;
+        let spatial = spatial_of(inputs)?;
+        check_window(spatial, &self.strides, &self.dilations, &self.padding)?;
+        check::per_axis("output_padding", &self.output_padding, spatial)?;
+        let (x, w) = (&inputs[0].shape, &inputs[1].shape);
+        check_groups(self.groups, &x[spatial + 1], "input channels")?;
+        check::agree(&w[spatial], &x[spatial + 1], "input channels of w against channels of x")?;
+        let mut out: check::Shape = SmallVec::new();
+        out.push(x[0].clone());
+        let one = Dim::Fixed(1);
+        for i in 0..spatial {
+            let stride = Dim::from(self.strides[i]);
+            let d = match &self.padding {
+                Padding::Explicit { begin, end } => x[i + 1]
+                    .sub(&one)
+                    .mul(&stride)
+                    .add(&w[i].sub(&one).mul(&Dim::from(self.dilations[i])))
+                    .add(&Dim::Fixed(1 + self.output_padding[i] as i64 - begin[i] as i64 - end[i] as i64)),
+                Padding::SameUpper | Padding::SameLower => x[i + 1].mul(&stride),
+            };
+            if d.fixed().is_some_and(|n| n < 0) {
+                return Err(OpError::Shape(format!(
+                    "spatial axis {i}: padding takes away all of the output ({d})"
+                )));
+            }
+            out.push(d);
+        }
+        out.push(w[spatial + 1].mul(&Dim::from(self.groups)));
+        let dtype = self.epilogue.infer(inputs, 2, inputs[0].dtype, &out)?;
+        Ok(check::one(dtype, out))
+    }
+
+    fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
+        let (x, w) = (inputs[0], inputs[1]);
+        let per_input = check::elements(&w[..w.len() - 2]) * w[w.len() - 1] as f64;
+        2.0 * check::elements(x) * per_input + check::elements(outputs[0]) * self.epilogue.flops()
+    }
 }

@@ -1,4 +1,5 @@
-use crate::DType;
+use super::{Fresh, OpError, Operator, TypeVec, check};
+use crate::{DType, Dim, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// ONNX QuantizeLinear. Operands: x, scale, and the zero point if flagged. Scale is a scalar, `[x.shape[axis]]`, or with
@@ -17,4 +18,75 @@ pub struct Dequantize {
     pub axis: usize,
     pub block: usize,
     pub zero_point: bool,
+}
+
+/// Errors unless scale (and zero point) have one of the forms: scalar or one element, per axis, or per block.
+fn check_forms(inputs: &[&TensorType], axis: usize, block: usize, zero_point: bool) -> Result<(), OpError> {
+    check::arity(inputs, 2 + usize::from(zero_point))?;
+    let x = &inputs[0].shape;
+    for i in 1..inputs.len() {
+        let s = &inputs[i].shape;
+        if block > 0 {
+            check::axis(axis, x.len())?;
+            check::rank(inputs, i, x.len())?;
+            for (a, (d, s)) in x.iter().zip(s).enumerate() {
+                let want = if a == axis { d.ceil_div(&Dim::from(block)) } else { d.clone() };
+                check::agree(&want, s, &format!("axis {a} of the scales of blocks"))?;
+            }
+        } else {
+            match s.as_slice() {
+                [] => {}
+                [one] if one.fixed() == Some(1) => {}
+                [n] => {
+                    check::axis(axis, x.len())?;
+                    check::agree(&x[axis], n, "one scale per element of the axis")?;
+                }
+                _ => return Err(OpError::Rank { operand: i, got: s.len(), want: "0 or 1".into() }),
+            }
+        }
+    }
+    if zero_point && inputs[1].rank() != inputs[2].rank() {
+        return Err(OpError::Shape(format!("scale {} against zero point {}", inputs[1], inputs[2])));
+    }
+    Ok(())
+}
+
+impl Operator for Quantize {
+    const NAME: &'static str = "quantize";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check_forms(inputs, self.axis, self.block, self.zero_point)?;
+        check::dtype(inputs, 0, |t| t.is_float() || t == DType::I32, "a float type or i32")?;
+        check::float(inputs, 1)?;
+        if self.zero_point {
+            check::dtype(inputs, 2, |t| t == self.to, "the quantized type")?;
+        }
+        if !(self.to.is_int() || matches!(self.to, DType::F8E4M3 | DType::F8E5M2)) {
+            return Err(check::attribute("to", format!("{} is not a quantized type", self.to)));
+        }
+        Ok(check::one(self.to, inputs[0].shape.iter().cloned()))
+    }
+
+    fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {
+        check::elements(outputs[0]) * (2.0 + f64::from(u8::from(self.zero_point)))
+    }
+}
+
+impl Operator for Dequantize {
+    const NAME: &'static str = "dequantize";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check_forms(inputs, self.axis, self.block, self.zero_point)?;
+        let quantized = |t: DType| t.is_int() || matches!(t, DType::F8E4M3 | DType::F8E5M2);
+        check::dtype(inputs, 0, quantized, "an integer or 8-bit float type")?;
+        check::float(inputs, 1)?;
+        if self.zero_point {
+            check::same(inputs, 2, 0)?;
+        }
+        Ok(check::one(inputs[1].dtype, inputs[0].shape.iter().cloned()))
+    }
+
+    fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {
+        check::elements(outputs[0]) * (1.0 + f64::from(u8::from(self.zero_point)))
+    }
 }

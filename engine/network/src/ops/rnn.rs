@@ -1,5 +1,7 @@
+use super::{Fresh, OpError, Operator, TypeVec, check};
+use crate::{DType, Dim, TensorType};
 use serde::{Deserialize, Serialize};
-
+use smallvec::smallvec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RnnKind {
     Lstm,
@@ -54,4 +56,88 @@ pub struct Rnn {
     pub initial_h: bool,
     pub initial_c: bool,
     pub peephole: bool,
+}
+
+impl RnnKind {
+    /// Gates of a cell: rows of `w` per hidden unit.
+    pub fn gates(self) -> usize {
+        match self {
+            RnnKind::Lstm => 4,
+            RnnKind::Gru => 3,
+            RnnKind::Simple => 1,
+        }
+    }
+
+    /// Activation functions per direction.
+    pub fn activations(self) -> usize {
+        match self {
+            RnnKind::Lstm => 3,
+            RnnKind::Gru => 2,
+            RnnKind::Simple => 1,
+        }
+    }
+}
+
+impl Rnn {
+    /// 2 if bidirectional, else 1.
+    pub fn directions(&self) -> usize {
+        if self.direction == Direction::Bidirectional { 2 } else { 1 }
+    }
+}
+
+impl Operator for Rnn {
+    const NAME: &'static str = "rnn";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        let flags = [self.bias, self.sequence_lens, self.initial_h, self.initial_c, self.peephole];
+        check::arity(inputs, 3 + flags.iter().filter(|f| **f).count())?;
+        let lstm = self.kind == RnnKind::Lstm;
+        if !lstm && (self.initial_c || self.peephole || self.input_forget) {
+            return Err(check::attribute(
+                "kind",
+                "only an LSTM has a cell state, peepholes and coupled gates",
+            ));
+        }
+        let (d, h, g) = (self.directions(), self.hidden, self.kind.gates());
+        check::per_axis("activations", &self.activations, d * self.kind.activations())?;
+        let t = check::float(inputs, 0)?;
+        check::rank(inputs, 0, 3)?;
+        let x = &inputs[0].shape;
+        let batch = x[1].clone();
+        let dim = Dim::from;
+        let mut operands =
+            vec![("w", vec![dim(d), dim(g * h), x[2].clone()]), ("r", vec![dim(d), dim(g * h), dim(h)])];
+        let optional = [
+            ("bias", vec![dim(d), dim(2 * g * h)]),
+            ("sequence_lens", vec![batch.clone()]),
+            ("initial_h", vec![dim(d), batch.clone(), dim(h)]),
+            ("initial_c", vec![dim(d), batch.clone(), dim(h)]),
+            ("peephole", vec![dim(d), dim(3 * h)]),
+        ];
+        operands.extend(optional.into_iter().zip(flags).filter(|(_, f)| *f).map(|(o, _)| o));
+        for (i, (name, shape)) in operands.iter().enumerate() {
+            let i = i + 1;
+            if *name == "sequence_lens" {
+                check::dtype(inputs, i, |t| t == DType::I32, "i32")?;
+            } else {
+                check::same(inputs, i, 0)?;
+            }
+            check::rank(inputs, i, shape.len())?;
+            for (want, got) in shape.iter().zip(&inputs[i].shape) {
+                check::agree(want, got, name)?;
+            }
+        }
+        let state = TensorType::new(t, [dim(d), batch.clone(), dim(h)]);
+        let mut out: TypeVec =
+            smallvec![TensorType::new(t, [x[0].clone(), dim(d), batch, dim(h)]), state.clone()];
+        if lstm {
+            out.push(state);
+        }
+        Ok(out)
+    }
+
+    fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
+        let per = 2 * self.kind.gates() * (inputs[0][2] + self.hidden) + 10;
+        check::elements(outputs[0]) * per as f64
+    }
 }

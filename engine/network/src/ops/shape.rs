@@ -1,4 +1,5 @@
-use crate::{DType, Dim};
+use super::{Fresh, OpError, Operator, TypeVec, check};
+use crate::{Dim, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// Output axis `i` is input axis `perm[i]`.
@@ -25,62 +26,120 @@ pub struct Concat {
     pub axis: usize,
 }
 
-/// `len` elements of an axis: `start`, `start + step`, ... All of them lie inside: bounds are clamped before they get here.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct SliceRange {
-    pub axis: usize,
-    pub start: Dim,
-    pub len: Dim,
-    /// Not 0.
-    pub step: i64,
-}
-
-/// Strided slice; axes without a range stay whole. A split is one slice per part.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Slice {
-    pub ranges: Vec<SliceRange>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum PadMode {
-    Constant,
-    Edge,
-    Reflect,
-    Wrap,
-}
-
-/// Padding by non-negative amounts per axis. Operands: x and, in constant mode, the value as a scalar of x's type.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Pad {
-    pub mode: PadMode,
-    pub before: Vec<Dim>,
-    pub after: Vec<Dim>,
-}
-
 /// Repeats the whole tensor `repeats[i]` times along axis `i`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tile {
     pub repeats: Vec<Dim>,
 }
 
-/// `start + i * delta` for `i` in `0..len`. Operands: scalars start, delta of one type.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Range {
-    pub len: Dim,
+impl Operator for Transpose {
+    const NAME: &'static str = "transpose";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 1)?;
+        let shape = &inputs[0].shape;
+        check::per_axis("perm", &self.perm, shape.len())?;
+        if !(0..shape.len()).all(|i| self.perm.contains(&i)) {
+            return Err(check::attribute("perm", format!("{:?} is not a permutation", self.perm)));
+        }
+        Ok(check::one(inputs[0].dtype, self.perm.iter().map(|&p| shape[p].clone())))
+    }
+
+    fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
+        0.0
+    }
 }
 
-/// Shape arithmetic as data: a tensor with the values of `dims`; a vector, or a scalar of one dim. No operands.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ShapeTensor {
-    pub dims: Vec<Dim>,
-    pub scalar: bool,
-    /// An integer type.
-    pub dtype: DType,
+impl Operator for Reshape {
+    const NAME: &'static str = "reshape";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 1)?;
+        check::not_negative("shape", &self.shape)?;
+        let (from, to) = (inputs[0].count(), Dim::product(&self.shape));
+        if let (Some(a), Some(b)) = (from.fixed(), to.fixed())
+            && a != b
+        {
+            return Err(OpError::Shape(format!(
+                "{:?} has {a} elements, {:?} has {b}",
+                inputs[0].shape, self.shape
+            )));
+        }
+        Ok(check::one(inputs[0].dtype, self.shape.iter().cloned()))
+    }
+
+    fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
+        0.0
+    }
+
+    fn map_dims(&mut self, f: &mut dyn FnMut(&Dim) -> Dim) {
+        self.shape.iter_mut().for_each(|d| *d = f(d));
+    }
 }
 
-/// The upper or lower triangle of the last two axes, the rest zero: keeps `j >= i + k` (upper) or `j <= i + k` (lower).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Trilu {
-    pub upper: bool,
-    pub k: Dim,
+impl Operator for Expand {
+    const NAME: &'static str = "expand";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 1)?;
+        check::not_negative("shape", &self.shape)?;
+        check::broadcasts_to(&inputs[0].shape, &self.shape, "expand")?;
+        Ok(check::one(inputs[0].dtype, self.shape.iter().cloned()))
+    }
+
+    fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
+        0.0
+    }
+
+    fn map_dims(&mut self, f: &mut dyn FnMut(&Dim) -> Dim) {
+        self.shape.iter_mut().for_each(|d| *d = f(d));
+    }
+}
+
+impl Operator for Concat {
+    const NAME: &'static str = "concat";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        let Some(first) = inputs.first() else {
+            return Err(OpError::Arity { want: "1 at least".into(), got: 0 });
+        };
+        check::axis(self.axis, first.rank())?;
+        let mut out = first.shape.clone();
+        for i in 1..inputs.len() {
+            check::same(inputs, i, 0)?;
+            check::rank(inputs, i, first.rank())?;
+            for (a, (o, d)) in out.iter_mut().zip(&inputs[i].shape).enumerate() {
+                *o = if a == self.axis {
+                    o.add(d)
+                } else {
+                    check::agree(o, d, &format!("axis {a} of operand {i}"))?
+                };
+            }
+        }
+        Ok(check::one(first.dtype, out))
+    }
+
+    fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
+        0.0
+    }
+}
+
+impl Operator for Tile {
+    const NAME: &'static str = "tile";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 1)?;
+        check::per_axis("repeats", &self.repeats, inputs[0].rank())?;
+        check::not_negative("repeats", &self.repeats)?;
+        let dims = inputs[0].shape.iter().zip(&self.repeats).map(|(d, r)| d.mul(r));
+        Ok(check::one(inputs[0].dtype, dims))
+    }
+
+    fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
+        0.0
+    }
+
+    fn map_dims(&mut self, f: &mut dyn FnMut(&Dim) -> Dim) {
+        self.repeats.iter_mut().for_each(|d| *d = f(d));
+    }
 }

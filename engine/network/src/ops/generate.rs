@@ -1,0 +1,93 @@
+use super::{Fresh, OpError, Operator, TypeVec, check};
+use crate::{DType, Dim, TensorType};
+use serde::{Deserialize, Serialize};
+use smallvec::smallvec;
+
+/// `start + i * delta` for `i` in `0..len`. Operands: scalars start, delta of one type.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Range {
+    pub len: Dim,
+}
+
+/// Shape arithmetic as data: a tensor with the values of `dims`; a vector, or a scalar of one dim. No operands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ShapeTensor {
+    pub dims: Vec<Dim>,
+    pub scalar: bool,
+    /// An integer type.
+    pub dtype: DType,
+}
+
+/// The upper or lower triangle of the last two axes, the rest zero: keeps `j >= i + k` (upper) or `j <= i + k` (lower).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Trilu {
+    pub upper: bool,
+    pub k: Dim,
+}
+
+impl Operator for Range {
+    const NAME: &'static str = "range";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 2)?;
+        check::dtype(inputs, 0, |t| t != DType::Bool, "a number")?;
+        check::same(inputs, 1, 0)?;
+        check::rank(inputs, 0, 0)?;
+        check::rank(inputs, 1, 0)?;
+        check::not_negative("len", std::slice::from_ref(&self.len))?;
+        Ok(check::one(inputs[0].dtype, [self.len.clone()]))
+    }
+
+    fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
+        0.0
+    }
+
+    fn map_dims(&mut self, f: &mut dyn FnMut(&Dim) -> Dim) {
+        self.len = f(&self.len);
+    }
+}
+
+impl Operator for ShapeTensor {
+    const NAME: &'static str = "shape_tensor";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 0)?;
+        if !self.dtype.is_int() {
+            return Err(check::attribute("dtype", format!("{} is not an integer type", self.dtype)));
+        }
+        if self.scalar && self.dims.len() != 1 {
+            return Err(check::attribute("dims", format!("a scalar of {} values", self.dims.len())));
+        }
+        let vector = (!self.scalar).then(|| Dim::from(self.dims.len()));
+        Ok(check::one(self.dtype, vector))
+    }
+
+    fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
+        0.0
+    }
+
+    fn map_dims(&mut self, f: &mut dyn FnMut(&Dim) -> Dim) {
+        self.dims.iter_mut().for_each(|d| *d = f(d));
+    }
+}
+
+impl Operator for Trilu {
+    const NAME: &'static str = "trilu";
+
+    fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
+        check::arity(inputs, 1)?;
+        let r = inputs[0].rank();
+        if r < 2 {
+            return Err(OpError::Rank { operand: 0, got: r, want: "2 at least".into() });
+        }
+        Ok(smallvec![inputs[0].clone()])
+    }
+
+    fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
+        0.0
+    }
+
+    fn map_dims(&mut self, f: &mut dyn FnMut(&Dim) -> Dim) {
+        self.k = f(&self.k);
+    }
+}
