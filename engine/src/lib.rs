@@ -3,3 +3,4 @@
 pub mod fingerprint;
 pub mod mmap;
 pub mod pool;
+pub mod container;

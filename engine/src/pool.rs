@@ -357,7 +357,7 @@ impl Patience {
     fn spin(&mut self) -> bool {
         std::hint::spin_loop();
         self.turns = self.turns.wrapping_add(1);
-        if self.turns % 32 != 0 && !self.limit.is_zero() {
+        if !self.turns.is_multiple_of(32) && !self.limit.is_zero() {
             return true;
         }
         self.since.get_or_insert_with(Instant::now).elapsed() < self.limit

@@ -1,0 +1,333 @@
+//! The file that a plan is kept in.
+//!
+//! ```text
+//! 0      header, 128 bytes: magic, format version, byte order, file length, place and hash of the table, hash of the header
+//! 4096   sections: each at a multiple of its alignment, gaps are zero
+//! ...    the table: the plan's key, and of each section its kind, name, fingerprint, place and block hashes
+//! ```
+//!
+//! Data only. The table is covered by a strong hash in the header and itself holds one for every block of every
+//! section, so that a reader trusts nothing that it has not checked: a damaged, truncated or foreign file is an error
+//! that names what is wrong with it. Sections are written once, in place, and read without a copy.
+
+mod writer;
+
+pub use writer::{ContainerWriter, SectionSpec};
+
+use crate::fingerprint::{BLOCK, for_each_parallel, hashing_threads};
+use crate::mmap::{Mapped, MappedSlice};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// The version of the format that this library writes, and the only one that it reads: plans are rebuilt, not converted.
+pub const FORMAT_VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"\x89EGPLAN\n";
+const HEADER: usize = 128;
+/// Where the first section may begin.
+const BODY: u64 = 4096;
+/// The strictest alignment that a section may ask for.
+const MAX_ALIGNMENT: u32 = 1 << 16;
+/// Tables describe sections, they do not hold them: a longer one is damage.
+const MAX_TABLE: u64 = 1 << 26;
+#[cfg(target_endian = "little")]
+const BYTE_ORDER: u8 = 1;
+#[cfg(target_endian = "big")]
+const BYTE_ORDER: u8 = 2;
+
+/// Why a container cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    #[error("cannot {operation} {path}: {source}")]
+    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("not a plan: the file does not begin with a plan's header")]
+    NotAPlan,
+    #[error("plan format {found} is not {FORMAT_VERSION}, which this version of Engraft reads")]
+    Version { found: u32 },
+    #[error("the plan's {field} is invalid: {reason}")]
+    Invalid { field: String, reason: String },
+    #[error("the plan is damaged: {part} does not match its checksum")]
+    Checksum { part: String },
+    #[error("section {name} cannot be written: {reason}")]
+    Section { name: String, reason: String },
+}
+
+impl ContainerError {
+    fn invalid(field: impl Into<String>, reason: impl Into<String>) -> ContainerError {
+        ContainerError::Invalid { field: field.into(), reason: reason.into() }
+    }
+}
+
+/// What a section holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SectionKind {
+    /// The serialized plan: network, tactics and what else is small. Checked at every open.
+    Manifest,
+    /// Weights as the network has them, for every device.
+    Weights,
+    /// What one kind of device wants: packed weights, tactics.
+    Device,
+}
+
+/// Named texts, in the order in which they were given.
+pub type Fields = Vec<(String, String)>;
+
+/// The table's entry of one section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    pub kind: SectionKind,
+    /// Unique among the sections of its kind.
+    pub name: String,
+    /// Under which conditions the section is of use, for instance the device and CPU features that it was packed for.
+    pub fingerprint: Fields,
+    offset: u64,
+    length: u64,
+    alignment: u32,
+    blocks: Vec<[u8; 16]>,
+}
+
+impl Section {
+    /// The section's length in bytes.
+    pub fn length(&self) -> usize {
+        self.length as usize
+    }
+
+    fn range(&self) -> Range<usize> {
+        self.offset as usize..(self.offset + self.length) as usize
+    }
+
+    fn label(&self) -> String {
+        format!("section {:?} {:?}", self.kind, self.name)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Table {
+    key: Fields,
+    sections: Vec<Section>,
+}
+
+/// A plan file that was opened and checked. Cheap to clone slices out of; they keep the memory alive.
+#[derive(Debug)]
+pub struct Container {
+    bytes: Mapped,
+    /// Whether `bytes` is a mapping of a file, whose pages may be given back and read again.
+    file_backed: bool,
+    key: Fields,
+    sections: Vec<Section>,
+}
+
+impl Container {
+    /// Opens a plan from anywhere: copies it into memory first, so that nobody can change it any more, and checks
+    /// all of it.
+    pub fn open(path: &Path) -> Result<Container, ContainerError> {
+        let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
+        let file = File::open(path).map_err(io("open"))?;
+        if !file.metadata().map_err(io("examine"))?.is_file() {
+            return Err(io("read")(io::Error::other("it is not a regular file")));
+        }
+        let container = Container::parse(Mapped::copy(&file).map_err(io("read"))?, false)?;
+        container.verify(hashing_threads())?;
+        Ok(container)
+    }
+
+    /// Like [`Container::open`], of a plan that is in memory.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Container, ContainerError> {
+        let copy = Mapped::from_bytes(bytes).map_err(|source| ContainerError::Io {
+            operation: "copy",
+            path: PathBuf::from("(memory)"),
+            source,
+        })?;
+        let container = Container::parse(copy, false)?;
+        container.verify(hashing_threads())?;
+        Ok(container)
+    }
+
+    /// Maps a plan that nobody but this library can change, and checks its header, table and manifests. The caller
+    /// knows by other means that the rest is undamaged, or calls [`Container::verify`].
+    pub(crate) fn map(file: &File, path: &Path) -> Result<Container, ContainerError> {
+        let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
+        Container::parse(Mapped::map(file).map_err(io("map"))?, true)
+    }
+
+    /// The key that the plan was built for.
+    pub fn key(&self) -> &[(String, String)] {
+        &self.key
+    }
+
+    /// All sections, in file order.
+    pub fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// The section of that kind and name.
+    pub fn section(&self, kind: SectionKind, name: &str) -> Option<&Section> {
+        self.sections.iter().find(|s| s.kind == kind && s.name == name)
+    }
+
+    /// The bytes of one of this container's sections, at the alignment that it was written with.
+    ///
+    /// # Panics
+    /// If the section is of another, longer container.
+    pub fn bytes(&self, section: &Section) -> MappedSlice {
+        self.bytes.slice(section.range()).expect("the section belongs to this container")
+    }
+
+    /// The length of the whole file.
+    pub fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Compares every byte with its checksum, on up to `threads` threads. Pages of large sections are given back
+    /// meanwhile, so that checking a plan does not make it resident.
+    pub fn verify(&self, threads: usize) -> Result<(), ContainerError> {
+        let mut covered = HEADER;
+        for section in &self.sections {
+            let range = section.range();
+            self.check_zero(covered..range.start)?;
+            covered = range.end;
+            if section.kind != SectionKind::Manifest {
+                self.verify_section(section, threads)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_section(&self, section: &Section, threads: usize) -> Result<(), ContainerError> {
+        let range = section.range();
+        let give_back = self.file_backed && section.length() > 16 * BLOCK && section.offset % BODY == 0;
+        let mut good = vec![false; section.blocks.len()];
+        for_each_parallel(&mut good, threads, |i, good| {
+            let start = range.start + i * BLOCK;
+            let block = start..(start + BLOCK).min(range.end);
+            if give_back {
+                self.bytes.populate(block.clone());
+            }
+            *good = block_hash(&self.bytes[block.clone()]) == section.blocks[i];
+            if give_back {
+                self.bytes.release(block);
+            }
+        });
+        match good.iter().position(|good| !good) {
+            None => Ok(()),
+            Some(block) => Err(ContainerError::Checksum { part: format!("block {block} of {}", section.label()) }),
+        }
+    }
+
+    fn check_zero(&self, gap: Range<usize>) -> Result<(), ContainerError> {
+        match self.bytes[gap].iter().all(|b| *b == 0) {
+            true => Ok(()),
+            false => Err(ContainerError::Checksum { part: "the space between sections".into() }),
+        }
+    }
+
+    fn parse(bytes: Mapped, file_backed: bool) -> Result<Container, ContainerError> {
+        let header = Header::parse(&bytes)?;
+        let table_bytes = &bytes[header.table.clone()];
+        if blake3::hash(table_bytes) != header.table_hash {
+            return Err(ContainerError::Checksum { part: "the section table".into() });
+        }
+        let (table, rest): (Table, _) = postcard::take_from_bytes(table_bytes)
+            .map_err(|e| ContainerError::invalid("section table", e.to_string()))?;
+        if !rest.is_empty() {
+            return Err(ContainerError::invalid("section table", "it is followed by other data"));
+        }
+        let mut end = BODY;
+        for (i, section) in table.sections.iter().enumerate() {
+            end = check_section(section, end, header.table.start as u64)?;
+            if table.sections[..i].iter().any(|s| s.kind == section.kind && s.name == section.name) {
+                return Err(ContainerError::invalid(section.label(), "there are two of it"));
+            }
+        }
+        let container = Container { bytes, file_backed, key: table.key, sections: table.sections };
+        container.check_zero(end as usize..header.table.start)?;
+        for section in container.sections.iter().filter(|s| s.kind == SectionKind::Manifest) {
+            container.verify_section(section, 1)?;
+        }
+        Ok(container)
+    }
+}
+
+/// Checks the table's entry of a section that must lie within `floor..ceiling`; returns where it ends.
+fn check_section(section: &Section, floor: u64, ceiling: u64) -> Result<u64, ContainerError> {
+    let wrong = |what: &str, reason: String| Err(ContainerError::invalid(format!("{what} of {}", section.label()), reason));
+    if !section.alignment.is_power_of_two() || section.alignment > MAX_ALIGNMENT {
+        return wrong("alignment", format!("{} is no power of two up to {MAX_ALIGNMENT}", section.alignment));
+    }
+    if section.offset % u64::from(section.alignment) != 0 {
+        return wrong("offset", format!("{} is no multiple of {}", section.offset, section.alignment));
+    }
+    let end = section.offset.checked_add(section.length);
+    let Some(end) = end.filter(|end| section.offset >= floor && *end <= ceiling) else {
+        return wrong("place", format!("{} bytes at {} are not within {floor}..{ceiling}", section.length, section.offset));
+    };
+    let blocks = section.length.div_ceil(BLOCK as u64);
+    if section.blocks.len() as u64 != blocks {
+        return wrong("block list", format!("{} hashes for {blocks} blocks", section.blocks.len()));
+    }
+    Ok(end)
+}
+
+/// The checksum of one block: the first half of its BLAKE3 hash.
+fn block_hash(bytes: &[u8]) -> [u8; 16] {
+    let mut half = [0; 16];
+    half.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+    half
+}
+
+/// What the header says, checked against the file.
+struct Header {
+    table: Range<usize>,
+    table_hash: blake3::Hash,
+}
+
+impl Header {
+    fn parse(file: &[u8]) -> Result<Header, ContainerError> {
+        let Some((header, _)) = file.split_first_chunk::<HEADER>() else {
+            return Err(ContainerError::NotAPlan);
+        };
+        if header[..8] != MAGIC {
+            return Err(ContainerError::NotAPlan);
+        }
+        let version = u32::from_le_bytes(header[8..12].try_into().expect("four bytes"));
+        if version != FORMAT_VERSION {
+            return Err(ContainerError::Version { found: version });
+        }
+        if blake3::hash(&header[..96]).as_bytes() != &header[96..] {
+            return Err(ContainerError::Checksum { part: "the header".into() });
+        }
+        if header[12] != BYTE_ORDER {
+            return Err(ContainerError::invalid("byte order", "it was written by a machine of the other byte order"));
+        }
+        let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+        let (length, start, table) = (word(16), word(24), word(32));
+        if length != file.len() as u64 {
+            return Err(ContainerError::invalid("file length", format!("{length} bytes, but the file has {}", file.len())));
+        }
+        if start < BODY || table > MAX_TABLE || start.checked_add(table) != Some(length) {
+            return Err(ContainerError::invalid("table place", format!("{table} bytes at {start} of {length}")));
+        }
+        let hash: [u8; 32] = header[40..72].try_into().expect("32 bytes");
+        Ok(Header { table: start as usize..length as usize, table_hash: blake3::Hash::from_bytes(hash) })
+    }
+
+    fn write(table_offset: u64, table: &[u8]) -> [u8; HEADER] {
+        let mut header = [0; HEADER];
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        header[12] = BYTE_ORDER;
+        header[16..24].copy_from_slice(&(table_offset + table.len() as u64).to_le_bytes());
+        header[24..32].copy_from_slice(&table_offset.to_le_bytes());
+        header[32..40].copy_from_slice(&(table.len() as u64).to_le_bytes());
+        header[40..72].copy_from_slice(blake3::hash(table).as_bytes());
+        let hash = blake3::hash(&header[..96]);
+        header[96..].copy_from_slice(hash.as_bytes());
+        header
+    }
+}
+
+#[cfg(test)]
+mod tests;
