@@ -198,7 +198,7 @@ impl Container {
 
     fn verify_section(&self, section: &Section, threads: usize) -> Result<(), ContainerError> {
         let range = section.range();
-        let give_back = self.file_backed && section.length() > 16 * BLOCK && section.offset % BODY == 0;
+        let give_back = self.file_backed && section.length() > 16 * BLOCK && section.offset.is_multiple_of(BODY);
         let mut good = vec![false; section.blocks.len()];
         for_each_parallel(&mut good, threads, |i, good| {
             let start = range.start + i * BLOCK;
@@ -257,7 +257,7 @@ fn check_section(section: &Section, floor: u64, ceiling: u64) -> Result<u64, Con
     if !section.alignment.is_power_of_two() || section.alignment > MAX_ALIGNMENT {
         return wrong("alignment", format!("{} is no power of two up to {MAX_ALIGNMENT}", section.alignment));
     }
-    if section.offset % u64::from(section.alignment) != 0 {
+    if !section.offset.is_multiple_of(u64::from(section.alignment)) {
         return wrong("offset", format!("{} is no multiple of {}", section.offset, section.alignment));
     }
     let end = section.offset.checked_add(section.length);

@@ -188,7 +188,7 @@ mod tests {
         for file in [anonymous_file().unwrap(), tempfile::tempfile().unwrap()] {
             let mut head: &File = &file;
             head.write_all(&[7; 4096]).unwrap();
-            let pattern: Vec<u8> = (0..20_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+            let pattern: Vec<u8> = (0..20_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
             let filled =
                 fill(&file, 4096..4096 + pattern.len() as u64, |out| out.copy_from_slice(&pattern)).unwrap();
             if filled.is_none() {

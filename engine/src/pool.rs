@@ -218,12 +218,8 @@ impl Region {
     fn host(&self, count: usize, task: &(dyn Fn(usize) + Sync), spin: Duration) {
         // SAFETY: only the lifetime changes. Workers use the pointer only while inside, and this function neither
         // returns nor unwinds before the region is closed and nobody is inside.
-        let job = Job {
-            task: unsafe {
-                std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task)
-            },
-            count,
-        };
+        let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
+        let job = Job { task, count };
         // SAFETY: `taken` is held, the region is closed and empty: nobody else looks at `job`.
         unsafe { *self.job.get() = job };
         self.tickets.0.store(0, Ordering::Relaxed);

@@ -10,7 +10,7 @@ fn write_sample(writer: &mut ContainerWriter) -> Result<(), ContainerError> {
     writer.add(SectionSpec::new(SectionKind::Manifest, "network"), b"manifest bytes")?;
     writer.fill(SectionSpec::new(SectionKind::Weights, "raw"), 2 * BLOCK + 5, |out| {
         assert!(out.iter().all(|b| *b == 0));
-        out.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 7 >> 2) as u8);
+        out.iter_mut().enumerate().for_each(|(i, b)| *b = ((i * 7) >> 2) as u8);
         Ok::<_, ContainerError>(())
     })?;
     let device = vec![("device".into(), "cpu".into()), ("isa".into(), "avx512".into())];
@@ -28,7 +28,7 @@ fn check_sample(container: &Container) {
     assert_eq!(&bytes(SectionKind::Manifest, "network")[..], b"manifest bytes");
     let raw = bytes(SectionKind::Weights, "raw");
     assert_eq!(raw.len(), 2 * BLOCK + 5);
-    assert!(raw.iter().enumerate().all(|(i, b)| *b == (i * 7 >> 2) as u8));
+    assert!(raw.iter().enumerate().all(|(i, b)| *b == ((i * 7) >> 2) as u8));
     assert_eq!(raw.as_ptr() as usize % 4096, 0);
     assert_eq!(&bytes(SectionKind::Device, "cpu")[..], &[9; 100]);
     assert_eq!(container.section(SectionKind::Device, "cpu").unwrap().fingerprint[1].1, "avx512");

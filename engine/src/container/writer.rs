@@ -92,10 +92,15 @@ impl ContainerWriter {
 
     /// Adds a section with these bytes.
     pub fn add(&mut self, spec: SectionSpec, bytes: &[u8]) -> Result<(), ContainerError> {
+        if bytes.len() > BLOCK {
+            // Through memory: system calls that write this much are several times slower.
+            return self.fill(spec, bytes.len(), |out| {
+                out.copy_from_slice(bytes);
+                Ok(())
+            });
+        }
         self.begin(&spec)?;
-        let start = self.position;
-        self.file.seek(SeekFrom::Start(start)).map_err(self.io("write"))?;
-        self.file.write_all(bytes).map_err(self.io("write"))?;
+        self.write_at(self.position, bytes)?;
         self.record(spec, hash_all(bytes), bytes.len() as u64);
         Ok(())
     }
@@ -122,8 +127,7 @@ impl ContainerWriter {
             None => {
                 let mut bytes = vec![0; length];
                 let blocks = fill(&mut bytes)?;
-                self.file.seek(SeekFrom::Start(self.position)).map_err(self.io("write"))?;
-                self.file.write_all(&bytes).map_err(self.io("write"))?;
+                self.write_at(self.position, &bytes)?;
                 blocks
             }
         };
@@ -164,11 +168,15 @@ impl ContainerWriter {
         let table = postcard::to_allocvec(&table).map_err(|e| ContainerError::invalid("section table", e.to_string()))?;
         let header = Header::write(table_offset, &table);
         for (offset, bytes) in [(table_offset, &table[..]), (0, &header[..])] {
-            self.file.seek(SeekFrom::Start(offset)).map_err(self.io("write"))?;
-            self.file.write_all(bytes).map_err(self.io("write"))?;
+            self.write_at(offset, bytes)?;
         }
         self.file.set_len(table_offset + table.len() as u64).map_err(self.io("write"))?;
         Ok(self.file)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ContainerError> {
+        self.file.seek(SeekFrom::Start(offset)).map_err(self.io("write"))?;
+        self.file.write_all(bytes).map_err(self.io("write"))
     }
 
     fn io(&self, operation: &'static str) -> impl Fn(std::io::Error) -> ContainerError + use<> {
