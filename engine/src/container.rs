@@ -18,7 +18,7 @@ use crate::fingerprint::{BLOCK, for_each_parallel, hashing_threads};
 use crate::mmap::{Mapped, MappedSlice};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -198,7 +198,8 @@ impl Container {
 
     fn verify_section(&self, section: &Section, threads: usize) -> Result<(), ContainerError> {
         let range = section.range();
-        let give_back = self.file_backed && section.length() > 16 * BLOCK && section.offset.is_multiple_of(BODY);
+        let give_back =
+            self.file_backed && section.length() > 16 * BLOCK && section.offset.is_multiple_of(BODY);
         let mut good = vec![false; section.blocks.len()];
         for_each_parallel(&mut good, threads, |i, good| {
             let start = range.start + i * BLOCK;
@@ -213,7 +214,9 @@ impl Container {
         });
         match good.iter().position(|good| !good) {
             None => Ok(()),
-            Some(block) => Err(ContainerError::Checksum { part: format!("block {block} of {}", section.label()) }),
+            Some(block) => {
+                Err(ContainerError::Checksum { part: format!("block {block} of {}", section.label()) })
+            }
         }
     }
 
@@ -225,25 +228,11 @@ impl Container {
     }
 
     fn parse(bytes: Mapped, file_backed: bool) -> Result<Container, ContainerError> {
-        let header = Header::parse(&bytes)?;
-        let table_bytes = &bytes[header.table.clone()];
-        if blake3::hash(table_bytes) != header.table_hash {
-            return Err(ContainerError::Checksum { part: "the section table".into() });
-        }
-        let (table, rest): (Table, _) = postcard::take_from_bytes(table_bytes)
-            .map_err(|e| ContainerError::invalid("section table", e.to_string()))?;
-        if !rest.is_empty() {
-            return Err(ContainerError::invalid("section table", "it is followed by other data"));
-        }
-        let mut end = BODY;
-        for (i, section) in table.sections.iter().enumerate() {
-            end = check_section(section, end, header.table.start as u64)?;
-            if table.sections[..i].iter().any(|s| s.kind == section.kind && s.name == section.name) {
-                return Err(ContainerError::invalid(section.label(), "there are two of it"));
-            }
-        }
+        let header = Header::parse(&bytes, bytes.len() as u64)?;
+        let table = header.table(&bytes[header.table.clone()])?;
         let container = Container { bytes, file_backed, key: table.key, sections: table.sections };
-        container.check_zero(end as usize..header.table.start)?;
+        let end = container.sections.last().map_or(BODY as usize, |section| section.range().end);
+        container.check_zero(end..header.table.start)?;
         for section in container.sections.iter().filter(|s| s.kind == SectionKind::Manifest) {
             container.verify_section(section, 1)?;
         }
@@ -251,9 +240,36 @@ impl Container {
     }
 }
 
+/// What a plan file says about itself, read without its sections.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The key that the plan was built for.
+    pub key: Fields,
+    pub sections: Vec<Section>,
+}
+
+impl Summary {
+    /// Reads header and table of a plan file.
+    pub fn read(path: &Path) -> Result<Summary, ContainerError> {
+        let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(io("open"))?;
+        let length = file.metadata().map_err(io("examine"))?.len();
+        let mut start = Vec::with_capacity(HEADER);
+        file.by_ref().take(HEADER as u64).read_to_end(&mut start).map_err(io("read"))?;
+        let header = Header::parse(&start, length)?;
+        let mut table = vec![0; header.table.len()];
+        file.seek(SeekFrom::Start(header.table.start as u64)).map_err(io("read"))?;
+        file.read_exact(&mut table).map_err(io("read"))?;
+        let table = header.table(&table)?;
+        Ok(Summary { key: table.key, sections: table.sections })
+    }
+}
+
 /// Checks the table's entry of a section that must lie within `floor..ceiling`; returns where it ends.
 fn check_section(section: &Section, floor: u64, ceiling: u64) -> Result<u64, ContainerError> {
-    let wrong = |what: &str, reason: String| Err(ContainerError::invalid(format!("{what} of {}", section.label()), reason));
+    let wrong = |what: &str, reason: String| {
+        Err(ContainerError::invalid(format!("{what} of {}", section.label()), reason))
+    };
     if !section.alignment.is_power_of_two() || section.alignment > MAX_ALIGNMENT {
         return wrong("alignment", format!("{} is no power of two up to {MAX_ALIGNMENT}", section.alignment));
     }
@@ -262,7 +278,10 @@ fn check_section(section: &Section, floor: u64, ceiling: u64) -> Result<u64, Con
     }
     let end = section.offset.checked_add(section.length);
     let Some(end) = end.filter(|end| section.offset >= floor && *end <= ceiling) else {
-        return wrong("place", format!("{} bytes at {} are not within {floor}..{ceiling}", section.length, section.offset));
+        return wrong(
+            "place",
+            format!("{} bytes at {} are not within {floor}..{ceiling}", section.length, section.offset),
+        );
     };
     let blocks = section.length.div_ceil(BLOCK as u64);
     if section.blocks.len() as u64 != blocks {
@@ -285,8 +304,9 @@ struct Header {
 }
 
 impl Header {
-    fn parse(file: &[u8]) -> Result<Header, ContainerError> {
-        let Some((header, _)) = file.split_first_chunk::<HEADER>() else {
+    /// Reads the header of a file of `file_length` bytes that begins with `start`.
+    fn parse(start: &[u8], file_length: u64) -> Result<Header, ContainerError> {
+        let Some((header, _)) = start.split_first_chunk::<HEADER>() else {
             return Err(ContainerError::NotAPlan);
         };
         if header[..8] != MAGIC {
@@ -300,18 +320,47 @@ impl Header {
             return Err(ContainerError::Checksum { part: "the header".into() });
         }
         if header[12] != BYTE_ORDER {
-            return Err(ContainerError::invalid("byte order", "it was written by a machine of the other byte order"));
+            return Err(ContainerError::invalid(
+                "byte order",
+                "it was written by a machine of the other byte order",
+            ));
         }
         let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
         let (length, start, table) = (word(16), word(24), word(32));
-        if length != file.len() as u64 {
-            return Err(ContainerError::invalid("file length", format!("{length} bytes, but the file has {}", file.len())));
+        if length != file_length {
+            return Err(ContainerError::invalid(
+                "file length",
+                format!("{length} bytes, but the file has {file_length}"),
+            ));
         }
         if start < BODY || table > MAX_TABLE || start.checked_add(table) != Some(length) {
-            return Err(ContainerError::invalid("table place", format!("{table} bytes at {start} of {length}")));
+            return Err(ContainerError::invalid(
+                "table place",
+                format!("{table} bytes at {start} of {length}"),
+            ));
         }
         let hash: [u8; 32] = header[40..72].try_into().expect("32 bytes");
         Ok(Header { table: start as usize..length as usize, table_hash: blake3::Hash::from_bytes(hash) })
+    }
+
+    /// Decodes the table, checking its hash and every section's place.
+    fn table(&self, bytes: &[u8]) -> Result<Table, ContainerError> {
+        if blake3::hash(bytes) != self.table_hash {
+            return Err(ContainerError::Checksum { part: "the section table".into() });
+        }
+        let (table, rest): (Table, _) = postcard::take_from_bytes(bytes)
+            .map_err(|e| ContainerError::invalid("section table", e.to_string()))?;
+        if !rest.is_empty() {
+            return Err(ContainerError::invalid("section table", "it is followed by other data"));
+        }
+        let mut end = BODY;
+        for (i, section) in table.sections.iter().enumerate() {
+            end = check_section(section, end, self.table.start as u64)?;
+            if table.sections[..i].iter().any(|s| s.kind == section.kind && s.name == section.name) {
+                return Err(ContainerError::invalid(section.label(), "there are two of it"));
+            }
+        }
+        Ok(table)
     }
 
     fn write(table_offset: u64, table: &[u8]) -> [u8; HEADER] {

@@ -1,6 +1,8 @@
 //! Builder, plan, cache and runtime of Engraft.
 
-pub mod fingerprint;
-pub mod mmap;
-pub mod pool;
 pub mod container;
+pub mod fingerprint;
+pub mod lock;
+pub mod mmap;
+pub mod plan_cache;
+pub mod pool;

@@ -6,6 +6,7 @@
 
 mod futex;
 
+use engraft_kernels::Workers;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,14 +14,6 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// Threads that run the tasks of one region: an engine's own pool, or the host's.
-pub trait Workers: Sync {
-    /// The number of threads that may take part, the caller's included.
-    fn threads(&self) -> usize;
-    /// Calls `f` with each of `0..n` once, in any order, on one thread or many, and returns when all calls have.
-    fn run(&self, n: usize, f: &(dyn Fn(usize) + Sync));
-}
 
 /// How long an idle worker looks for the next region before it parks.
 pub const DEFAULT_SPIN: Duration = Duration::from_micros(100);
@@ -218,7 +211,8 @@ impl Region {
     fn host(&self, count: usize, task: &(dyn Fn(usize) + Sync), spin: Duration) {
         // SAFETY: only the lifetime changes. Workers use the pointer only while inside, and this function neither
         // returns nor unwinds before the region is closed and nobody is inside.
-        let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
+        let task =
+            unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
         let job = Job { task, count };
         // SAFETY: `taken` is held, the region is closed and empty: nobody else looks at `job`.
         unsafe { *self.job.get() = job };

@@ -16,10 +16,14 @@ fn write_sample(writer: &mut ContainerWriter) -> Result<(), ContainerError> {
     let device = vec![("device".into(), "cpu".into()), ("isa".into(), "avx512".into())];
     writer.add(SectionSpec::new(SectionKind::Device, "cpu").fingerprint(device), &[9; 100])?;
     writer.add(SectionSpec { alignment: 64, ..SectionSpec::new(SectionKind::Device, "empty") }, &[])?;
-    writer.fill(SectionSpec { alignment: 64, ..SectionSpec::new(SectionKind::Device, "unpaged") }, 77, |out| {
-        out.fill(4);
-        Ok(())
-    })
+    writer.fill(
+        SectionSpec { alignment: 64, ..SectionSpec::new(SectionKind::Device, "unpaged") },
+        77,
+        |out| {
+            out.fill(4);
+            Ok(())
+        },
+    )
 }
 
 fn check_sample(container: &Container) {
@@ -49,6 +53,8 @@ fn what_was_written_is_read() {
     let path = sample_file(folder.path());
     check_sample(&Container::open(&path).unwrap());
     check_sample(&Container::from_bytes(&std::fs::read(&path).unwrap()).unwrap());
+    let summary = Summary::read(&path).unwrap();
+    assert_eq!((summary.key, summary.sections.len()), (key(), 5));
     let mapped = Container::map(&File::open(&path).unwrap(), &path).unwrap();
     mapped.verify(2).unwrap();
     check_sample(&mapped);
@@ -109,7 +115,7 @@ fn large_sections_verify_in_place_without_staying_resident() {
 fn forged(change: impl FnOnce(&mut Table, &mut u64)) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let mut bytes = std::fs::read(sample_file(folder.path())).unwrap();
-    let header = Header::parse(&bytes).unwrap();
+    let header = Header::parse(&bytes, bytes.len() as u64).unwrap();
     let mut table: Table = postcard::from_bytes(&bytes[header.table.clone()]).unwrap();
     let mut offset = header.table.start as u64;
     change(&mut table, &mut offset);
@@ -219,6 +225,10 @@ fn large_plan_cost() {
         let container = Container::map(&file, &path).unwrap();
         let opened = since.elapsed();
         container.verify(2).unwrap();
-        println!("{}: {written:?}, open {opened:?}, verify {:?}", ["add", "fill", "fill"][round], since.elapsed());
+        println!(
+            "{}: {written:?}, open {opened:?}, verify {:?}",
+            ["add", "fill", "fill"][round],
+            since.elapsed()
+        );
     }
 }

@@ -1,8 +1,11 @@
 //! Writing a container: section after section, then the table, then the header that makes it valid.
 
-use super::{BODY, Container, ContainerError, Fields, Header, MAX_ALIGNMENT, Section, SectionKind, Table, block_hash};
+use super::{
+    BODY, Container, ContainerError, Fields, Header, MAX_ALIGNMENT, Section, SectionKind, Table, block_hash,
+};
 use crate::fingerprint::{BLOCK, for_each_parallel, hashing_threads};
 use crate::mmap;
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -40,12 +43,20 @@ pub struct ContainerWriter {
     position: u64,
     key: Fields,
     sections: Vec<Section>,
+    failed: Cell<bool>,
 }
 
 impl ContainerWriter {
     /// Starts a plan in a new, empty file that nobody else writes to; `path` is for messages.
     pub(crate) fn on_file(file: File, path: &Path, key: Fields) -> ContainerWriter {
-        ContainerWriter { file, path: path.to_owned(), position: BODY, key, sections: Vec::new() }
+        ContainerWriter {
+            file,
+            path: path.to_owned(),
+            position: BODY,
+            key,
+            sections: Vec::new(),
+            failed: Cell::new(false),
+        }
     }
 
     /// Builds a plan in a file without a name: for users without a cache, or with one that cannot be written to.
@@ -121,7 +132,8 @@ impl ContainerWriter {
             None => Ok(Vec::new()),
         };
         let paged = self.position.is_multiple_of(BODY);
-        let in_place = if paged { mmap::fill(&self.file, range, &mut fill).map_err(self.io("write"))? } else { None };
+        let in_place =
+            if paged { mmap::fill(&self.file, range, &mut fill).map_err(self.io("write"))? } else { None };
         let blocks = match in_place {
             Some(blocks) => blocks?,
             None => {
@@ -137,7 +149,8 @@ impl ContainerWriter {
 
     /// Checks the description of the next section and moves to where it starts.
     fn begin(&mut self, spec: &SectionSpec) -> Result<(), ContainerError> {
-        let refuse = |reason: &str| ContainerError::Section { name: spec.name.to_owned(), reason: reason.to_owned() };
+        let refuse =
+            |reason: &str| ContainerError::Section { name: spec.name.to_owned(), reason: reason.to_owned() };
         if !spec.alignment.is_power_of_two() || spec.alignment > MAX_ALIGNMENT {
             return Err(refuse("its alignment is no power of two up to 65,536"));
         }
@@ -164,8 +177,10 @@ impl ContainerWriter {
     /// Writes table and header. The file is complete, but neither flushed to its medium nor under its final name.
     pub(crate) fn finish(mut self) -> Result<File, ContainerError> {
         let table_offset = self.position.next_multiple_of(64);
-        let table = Table { key: std::mem::take(&mut self.key), sections: std::mem::take(&mut self.sections) };
-        let table = postcard::to_allocvec(&table).map_err(|e| ContainerError::invalid("section table", e.to_string()))?;
+        let table =
+            Table { key: std::mem::take(&mut self.key), sections: std::mem::take(&mut self.sections) };
+        let table = postcard::to_allocvec(&table)
+            .map_err(|e| ContainerError::invalid("section table", e.to_string()))?;
         let header = Header::write(table_offset, &table);
         for (offset, bytes) in [(table_offset, &table[..]), (0, &header[..])] {
             self.write_at(offset, bytes)?;
@@ -174,14 +189,21 @@ impl ContainerWriter {
         Ok(self.file)
     }
 
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), ContainerError> {
-        self.file.seek(SeekFrom::Start(offset)).map_err(self.io("write"))?;
-        self.file.write_all(bytes).map_err(self.io("write"))
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), ContainerError> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes)).map_err(self.io("write"))
     }
 
-    fn io(&self, operation: &'static str) -> impl Fn(std::io::Error) -> ContainerError + use<> {
-        let path = self.path.clone();
-        move |source| ContainerError::Io { operation, path: path.clone(), source }
+    /// Whether the file refused to be written: the medium is full, for instance.
+    pub(crate) fn failed(&self) -> bool {
+        self.failed.get()
+    }
+
+    fn io(&self, operation: &'static str) -> impl Fn(std::io::Error) -> ContainerError + '_ {
+        move |source| {
+            self.failed.set(true);
+            ContainerError::Io { operation, path: self.path.clone(), source }
+        }
     }
 }
 
