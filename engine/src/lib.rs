@@ -6,3 +6,4 @@ pub mod lock;
 pub mod mmap;
 pub mod plan_cache;
 pub mod pool;
+pub mod timing_cache;
