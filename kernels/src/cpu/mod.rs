@@ -1,11 +1,14 @@
 //! Kernels for CPUs.
 
+#[cfg(test)]
+pub(crate) mod check;
 pub mod conv;
 pub mod fpenv;
 pub mod gemm;
 pub mod isa;
 pub mod math;
 pub mod pack;
+pub mod pointwise;
 pub mod simd;
 
 pub use fpenv::FlushDenormals;

@@ -135,6 +135,24 @@ impl Simd for Avx2 {
         }
     }
 
+    #[inline(always)]
+    unsafe fn load_mask(self, p: *const u8) -> Self::M {
+        // SAFETY: the caller's.
+        unsafe {
+            let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            _mm256_cmpgt_epi32(wide, _mm256_setzero_si256())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_mask(self, p: *mut u8, mask: Self::M) {
+        // SAFETY: the caller's.
+        unsafe {
+            let words = _mm_packs_epi32(_mm256_castsi256_si128(mask), _mm256_extracti128_si256::<1>(mask));
+            let bytes = _mm_and_si128(_mm_packs_epi16(words, words), _mm_set1_epi8(1));
+            _mm_storel_epi64(p.cast(), bytes);
+        }
+    }
+
     intrinsics! {
         splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         splat_i(x: i32) -> __m256i = _mm256_set1_epi32(x);

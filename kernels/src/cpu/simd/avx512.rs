@@ -120,6 +120,20 @@ impl Simd for Avx512 {
         }
     }
 
+    #[inline(always)]
+    unsafe fn load_mask(self, p: *const u8) -> Self::M {
+        // SAFETY: the caller's.
+        unsafe {
+            let bytes = _mm_loadu_si128(p.cast());
+            _mm_test_epi8_mask(bytes, bytes)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_mask(self, p: *mut u8, mask: Self::M) {
+        // SAFETY: the caller's.
+        unsafe { _mm_storeu_si128(p.cast(), _mm_maskz_set1_epi8(mask, 1)) }
+    }
+
     intrinsics! {
         splat(x: f32) -> __m512 = _mm512_set1_ps(x);
         splat_i(x: i32) -> __m512i = _mm512_set1_epi32(x);

@@ -176,6 +176,38 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn select_i(self, mask: Self::M, a: Self::I, b: Self::I) -> Self::I;
     fn and_m(self, a: Self::M, b: Self::M) -> Self::M;
     fn or_m(self, a: Self::M, b: Self::M) -> Self::M;
+    /// True lanes where the byte is not zero.
+    /// # Safety
+    /// As [`Simd::load`].
+    unsafe fn load_mask(self, p: *const u8) -> Self::M;
+    /// One byte per lane: 1 where true, else 0.
+    /// # Safety
+    /// As [`Simd::store`].
+    unsafe fn store_mask(self, p: *mut u8, mask: Self::M);
+    /// The first `n <= LANES` bytes; the other lanes are false and their memory is not touched.
+    /// # Safety
+    /// As [`Simd::load_n`].
+    #[inline(always)]
+    unsafe fn load_mask_n(self, p: *const u8, n: usize) -> Self::M {
+        let mut bytes = [0u8; 16];
+        // SAFETY: the caller's; LANES is at most 16.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, bytes.as_mut_ptr(), n.min(16));
+            self.load_mask(bytes.as_ptr())
+        }
+    }
+    /// Stores the first `n <= LANES` bytes and touches nothing else.
+    /// # Safety
+    /// As [`Simd::store_n`].
+    #[inline(always)]
+    unsafe fn store_mask_n(self, p: *mut u8, n: usize, mask: Self::M) {
+        let mut bytes = [0u8; 16];
+        // SAFETY: the caller's; LANES is at most 16.
+        unsafe {
+            self.store_mask(bytes.as_mut_ptr(), mask);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), p, n.min(16));
+        }
+    }
     fn any(self, a: Self::M) -> bool;
     fn all(self, a: Self::M) -> bool;
 

@@ -151,6 +151,19 @@ impl Simd for Portable {
         }
     }
 
+    #[inline(always)]
+    unsafe fn load_mask(self, p: *const u8) -> Self::M {
+        // SAFETY: the caller's.
+        lanes(|i| unsafe { p.add(i).read() } != 0)
+    }
+    #[inline(always)]
+    unsafe fn store_mask(self, p: *mut u8, mask: Self::M) {
+        for i in 0..N {
+            // SAFETY: the caller's.
+            unsafe { p.add(i).write(u8::from(mask.0[i])) }
+        }
+    }
+
     map! {
         add(a: f32, b: f32) -> f32 = a + b;
         sub(a: f32, b: f32) -> f32 = a - b;

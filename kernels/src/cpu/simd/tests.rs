@@ -55,6 +55,7 @@ impl Task for AllOperations {
         partial(s);
         integers(s);
         narrow(s);
+        masks(s);
     }
 }
 
@@ -141,6 +142,28 @@ fn partial<S: Simd>(s: S) {
     assert_eq!(s.hmin(s.neg(v)), -n);
     assert!(s.all(s.gt(v, s.zero())) && !s.all(s.gt(v, s.splat(1.0))));
     assert!(s.any(s.gt(v, s.splat(n - 0.5))) && !s.any(s.gt(v, s.splat(n))));
+}
+
+#[inline(always)]
+fn masks<S: Simd>(s: S) {
+    let bytes: [u8; 16] = [0, 1, 2, 0, 0, 255, 128, 0, 1, 0, 0, 0, 7, 0, 1, 1];
+    for start in (0..16).step_by(S::LANES) {
+        for n in 0..=S::LANES {
+            let mut out = [9u8; 17];
+            // SAFETY: start + n <= 16, and out holds more than LANES bytes.
+            unsafe {
+                let exact: Box<[u8]> = bytes[start..start + n].into();
+                s.store_mask_n(out.as_mut_ptr(), n, s.load_mask_n(exact.as_ptr(), n));
+            }
+            assert!((0..n).all(|i| out[i] == u8::from(bytes[start + i] != 0)), "{}", S::ISA);
+            assert!(out[n..].iter().all(|&b| b == 9));
+        }
+        let mut out = [9u8; 17];
+        // SAFETY: start + LANES <= 16.
+        unsafe { s.store_mask(out.as_mut_ptr(), s.load_mask(bytes.as_ptr().add(start))) };
+        assert!((0..S::LANES).all(|i| out[i] == u8::from(bytes[start + i] != 0)), "{}", S::ISA);
+        assert!(out[S::LANES..].iter().all(|&b| b == 9));
+    }
 }
 
 #[inline(always)]
