@@ -1,0 +1,264 @@
+//! Running a specialization: one parallel region over tickets.
+//!
+//! All tasks of a run stand in one static order, unit after unit (a unit is one phase of one step). Threads take tickets
+//! from one atomic counter; a task whose unit depends on earlier units waits until all of those are complete. Whatever a
+//! task waits for was taken before it by a thread that runs it, so no task waits for one that has not started, a single
+//! thread can finish the run alone, and the worker pool may drop participants that never started.
+
+use crate::arena::Buffer;
+use engraft_kernels::cpu::FlushDenormals;
+use engraft_kernels::{Args, Kernel, KernelError, Workers};
+use engraft_network::NodeId;
+use smallvec::SmallVec;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+/// What an offset counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Base {
+    /// The address itself: constants.
+    Absolute,
+    Arena,
+    /// Inputs, then outputs, then buffers that live across stages: index into the run's table of bases.
+    External(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loc {
+    pub base: Base,
+    /// Bytes; for [`Base::Absolute`] the address.
+    pub offset: usize,
+}
+
+/// One kernel of a specialization, with the places of its operands.
+pub(crate) struct Step {
+    pub kernel: Box<dyn Kernel>,
+    pub inputs: SmallVec<[Loc; 4]>,
+    pub outputs: SmallVec<[Loc; 1]>,
+    pub workspace: Loc,
+    pub node: NodeId,
+    pub tactic: &'static str,
+    /// The step whose completion, with that of all before it, this one waits for.
+    pub wait: Option<u32>,
+}
+
+/// One phase of one step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unit {
+    pub step: u32,
+    pub phase: u32,
+    pub tasks: u32,
+    /// Ticket of its first task.
+    pub first: usize,
+    /// Units `0..after` must be complete before its tasks may run.
+    pub after: u32,
+}
+
+/// The executable part of a specialization.
+pub(crate) struct Schedule {
+    pub steps: Vec<Step>,
+    pub units: Vec<Unit>,
+    pub tickets: usize,
+    pub arena_bytes: usize,
+    pub scratch_bytes: usize,
+    /// Threads that are worth taking.
+    pub threads: usize,
+}
+
+impl Schedule {
+    pub(crate) fn new(steps: Vec<Step>, arena_bytes: usize, threads: usize) -> Schedule {
+        let mut units = Vec::with_capacity(steps.len() + 8);
+        let mut end_of_step: Vec<u32> = Vec::with_capacity(steps.len());
+        let (mut tickets, mut scratch_bytes) = (0, 0);
+        for (i, s) in steps.iter().enumerate() {
+            let mut after = s.wait.map_or(0, |w| end_of_step[w as usize]);
+            for (phase, &tasks) in s.kernel.phases().iter().enumerate() {
+                if tasks == 0 {
+                    continue;
+                }
+                units.push(Unit { step: i as u32, phase: phase as u32, tasks: tasks as u32, first: tickets, after });
+                tickets += tasks;
+                after = units.len() as u32;
+            }
+            end_of_step.push(units.len() as u32);
+            scratch_bytes = scratch_bytes.max(s.kernel.scratch_bytes());
+        }
+        Schedule { steps, units, tickets, arena_bytes, scratch_bytes: scratch_bytes.next_multiple_of(64), threads }
+    }
+}
+
+/// What a run needs besides the schedule; owned by a context, so that runs allocate nothing.
+#[derive(Debug)]
+pub(crate) struct RunState {
+    pub arena: Buffer,
+    scratch: Buffer,
+    done: Vec<AtomicU32>,
+    ticket: AtomicUsize,
+    failed: AtomicBool,
+    failure: Mutex<Option<Failure>>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Kernel { step: u32, source: KernelError },
+    Panic { step: u32 },
+}
+
+impl RunState {
+    pub(crate) fn new() -> RunState {
+        RunState {
+            arena: Buffer::empty(),
+            scratch: Buffer::empty(),
+            done: Vec::new(),
+            ticket: AtomicUsize::new(0),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        }
+    }
+
+    /// Runs the schedule. `externals` are the bases of inputs, outputs and crossing buffers.
+    ///
+    /// # Safety
+    /// Every pointer of `externals` is valid for what the schedule's steps do with it.
+    pub(crate) unsafe fn run(
+        &mut self,
+        schedule: &Schedule,
+        externals: &[*mut u8],
+        workers: &dyn Workers,
+        observer: Option<&dyn Observer>,
+    ) -> Result<(), Failure> {
+        let threads = workers.threads().min(schedule.threads).max(1);
+        self.arena.reserve(schedule.arena_bytes);
+        self.scratch.reserve(schedule.scratch_bytes * threads);
+        let bases = Bases { arena: self.arena.as_ptr(), externals };
+        if threads == 1 || observer.is_some() {
+            let _fp = FlushDenormals::enter();
+            for (i, step) in schedule.steps.iter().enumerate() {
+                let start = std::time::Instant::now();
+                for (phase, &tasks) in step.kernel.phases().iter().enumerate() {
+                    for task in 0..tasks {
+                        // SAFETY: by this function's contract, and steps run in order.
+                        unsafe { run_task(step, i as u32, phase, task, &bases, self.scratch.as_ptr()) }?;
+                    }
+                }
+                if let Some(o) = observer {
+                    o.step(i, start.elapsed());
+                }
+            }
+            return Ok(());
+        }
+        if self.done.len() < schedule.units.len() {
+            self.done.resize_with(schedule.units.len(), AtomicU32::default);
+        }
+        for d in &mut self.done[..schedule.units.len()] {
+            *d.get_mut() = 0;
+        }
+        *self.ticket.get_mut() = 0;
+        *self.failed.get_mut() = false;
+        let state = &*self;
+        let shared = SharedBases(&bases);
+        workers.run(threads, &|slot| state.participate(schedule, &shared, slot));
+        if *self.failed.get_mut()
+            && let Some(f) = self.failure.get_mut().ok().and_then(Option::take)
+        {
+            return Err(f);
+        }
+        Ok(())
+    }
+
+    fn participate(&self, schedule: &Schedule, bases: &SharedBases<'_>, slot: usize) {
+        let mut entered = None;
+        // SAFETY: `run` reserved one scratch area per slot.
+        let scratch = unsafe { self.scratch.as_ptr().add(slot * schedule.scratch_bytes) };
+        let (mut unit, mut complete) = (0usize, 0usize);
+        loop {
+            let ticket = self.ticket.fetch_add(1, Ordering::Relaxed);
+            if ticket >= schedule.tickets {
+                return;
+            }
+            entered.get_or_insert_with(FlushDenormals::enter);
+            while ticket >= schedule.units[unit].first + schedule.units[unit].tasks as usize {
+                unit += 1;
+            }
+            let u = schedule.units[unit];
+            self.wait_for(schedule, &mut complete, u.after as usize);
+            if !self.failed.load(Ordering::Relaxed) {
+                let step = &schedule.steps[u.step as usize];
+                // SAFETY: the units this one depends on are complete; `run`'s contract covers the pointers.
+                let r = unsafe {
+                    run_task(step, u.step, u.phase as usize, ticket - u.first, bases.0, scratch)
+                };
+                if let Err(f) = r {
+                    if let Ok(mut slot) = self.failure.lock() {
+                        slot.get_or_insert(f);
+                    }
+                    self.failed.store(true, Ordering::Release);
+                }
+            }
+            self.done[unit].fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn wait_for(&self, schedule: &Schedule, complete: &mut usize, until: usize) {
+        while *complete < until {
+            let mut spins = 0u32;
+            while self.done[*complete].load(Ordering::Acquire) < schedule.units[*complete].tasks {
+                spins += 1;
+                if spins < 4096 {
+                    std::hint::spin_loop();
+                } else {
+                    std::thread::yield_now();
+                }
+            }
+            *complete += 1;
+        }
+    }
+}
+
+/// Told how long each step of a serial run took.
+pub(crate) trait Observer {
+    fn step(&self, index: usize, time: std::time::Duration);
+}
+
+struct Bases<'a> {
+    arena: *mut u8,
+    externals: &'a [*mut u8],
+}
+
+struct SharedBases<'a>(&'a Bases<'a>);
+// SAFETY: the pointers are only handed to kernels, which touch disjoint parts as the schedule orders them.
+unsafe impl Sync for SharedBases<'_> {}
+
+impl Bases<'_> {
+    #[inline]
+    fn resolve(&self, loc: Loc) -> *mut u8 {
+        match loc.base {
+            Base::Absolute => loc.offset as *mut u8,
+            Base::Arena => self.arena.wrapping_add(loc.offset),
+            Base::External(i) => self.externals[i as usize].wrapping_add(loc.offset),
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernel::run`], for the places that the step names under `bases`.
+#[inline]
+unsafe fn run_task(
+    step: &Step,
+    index: u32,
+    phase: usize,
+    task: usize,
+    bases: &Bases<'_>,
+    scratch: *mut u8,
+) -> Result<(), Failure> {
+    let inputs: SmallVec<[*const u8; 8]> = step.inputs.iter().map(|l| bases.resolve(*l).cast_const()).collect();
+    let outputs: SmallVec<[*mut u8; 4]> = step.outputs.iter().map(|l| bases.resolve(*l)).collect();
+    let args = Args { inputs: &inputs, outputs: &outputs, scratch, workspace: bases.resolve(step.workspace) };
+    // SAFETY: by this function's contract.
+    match catch_unwind(AssertUnwindSafe(|| unsafe { step.kernel.run(phase, task, &args) })) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(source)) => Err(Failure::Kernel { step: index, source }),
+        Err(_) => Err(Failure::Panic { step: index }),
+    }
+}
