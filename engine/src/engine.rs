@@ -479,7 +479,7 @@ unsafe fn element(dtype: DType, data: *const u8, index: usize) -> i64 {
 }
 
 /// Outputs as tensors of their own: for tests, the command line and other callers that have no memory ready.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct OwnedOutputs(Vec<Option<(DType, Vec<usize>, engraft_network::AlignedBytes)>>);
 
 impl OutputAllocator for OwnedOutputs {

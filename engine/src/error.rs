@@ -47,3 +47,9 @@ pub enum RunError {
     #[error("a kernel panicked in node `{node}`")]
     Panic { node: String },
 }
+
+impl From<crate::container::ContainerError> for BuildError {
+    fn from(e: crate::container::ContainerError) -> BuildError {
+        BuildError::Plan(e.into())
+    }
+}

@@ -4,6 +4,7 @@
 //! attributes, shape inference, a plain reference [`Op::eval`] (the truth that every kernel is tested against) and tests.
 #![forbid(unsafe_code)]
 
+mod bind;
 mod dim;
 mod dtype;
 mod expr;
@@ -12,6 +13,7 @@ pub mod ops;
 mod patch;
 mod tensor;
 
+pub use bind::BindError;
 pub use dim::{Dim, DimEnv, SymbolId};
 pub use dtype::DType;
 pub use expr::{BinaryOp, Expr, ExprId, ExprNode, Scalar, UnaryOp};

@@ -1,0 +1,226 @@
+//! Network to plan.
+
+use crate::container::{ContainerWriter, Fields};
+use crate::engine::Engine;
+use crate::error::{BuildError, PlanError};
+use crate::layout;
+use crate::plan::{self, Manifest, PackedEntry, ToPack};
+use crate::program::{Program, Tuned, problem_size};
+use crate::timing::{NoTimings, Timings};
+use crate::tune;
+use engraft_kernels::{Class, Isa, Problem, Tactic, catalog};
+use engraft_network::{Network, NodeId, ops::eval_shape};
+use std::sync::Arc;
+
+/// Shapes to tune for, as sizes of the network's inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileShapes {
+    /// Input name and its shape; inputs that are not named keep their representative sizes.
+    pub inputs: Vec<(String, Vec<usize>)>,
+}
+
+/// How a network is built.
+#[derive(Clone, Debug)]
+pub struct BuilderConfig {
+    pub isa: Isa,
+    /// Threads that the engine is expected to run on.
+    pub threads: usize,
+    /// 0 (no timing) to 5 (exhaustive).
+    pub optimization_level: u8,
+    /// Shapes to tune for; none stands for representative sizes.
+    pub profiles: Vec<ProfileShapes>,
+}
+
+impl Default for BuilderConfig {
+    fn default() -> BuilderConfig {
+        BuilderConfig {
+            isa: Isa::best(),
+            threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            optimization_level: 3,
+            profiles: Vec::new(),
+        }
+    }
+}
+
+/// Makes plans.
+#[derive(Debug)]
+pub struct Builder<'a> {
+    config: &'a BuilderConfig,
+}
+
+impl<'a> Builder<'a> {
+    pub fn new(config: &'a BuilderConfig) -> Builder<'a> {
+        Builder { config }
+    }
+
+    /// Optimizes `network`, selects and tunes tactics, and writes the plan.
+    pub fn build(
+        &self,
+        mut network: Network,
+        timings: &mut dyn Timings,
+        writer: &mut ContainerWriter,
+    ) -> Result<(), BuildError> {
+        let config = self.config;
+        let report = crate::passes::optimize(&mut network, &crate::passes::PassOptions::default())
+            .map_err(|e| BuildError::Pass { pass: e.pass(), reason: e.to_string() })?;
+        network.compact();
+        let mut program = Program::new(network, config.isa)?;
+        let env = program.network.representative_env();
+        // Sizes of 1 would make any strides look dense.
+        let generic: Vec<i64> = env.iter().map(|n| (*n).max(2)).collect();
+        layout::decide(&mut program, &generic);
+        let envs = self.profile_envs(&program.network, env)?;
+        let mut tuned: Vec<Tuned> = Vec::new();
+        let budget = tune::budget(config.optimization_level) / envs.len().max(1) as u32;
+        for env in &envs {
+            tuned.extend(tune::tune(&program, env, config.threads, budget, timings));
+        }
+        for t in &tuned {
+            if let Some(tactic) = catalog::by_id(&t.tactic) {
+                program.tuned[t.node.index()].push((t.size, t.threads, tactic));
+            }
+        }
+        let to_pack = packings(&program, &envs, config.threads)?;
+        let manifest = Manifest {
+            network: program.network.clone(),
+            isa: config.isa.name().to_owned(),
+            catalog_version: catalog::CATALOG_VERSION,
+            roles: program.roles.clone(),
+            targets: program.targets.clone(),
+            tuned,
+            constants: Vec::new(),
+            packed: Vec::new(),
+            fusion: report.lines(),
+        };
+        plan::write(writer, manifest, config.isa, to_pack, config.threads)?;
+        Ok(())
+    }
+
+    /// Builds into memory and loads.
+    pub fn build_engine(&self, network: Network) -> Result<Arc<Engine>, BuildError> {
+        let container = ContainerWriter::in_memory(Fields::new(), |w| {
+            self.build(network, &mut NoTimings::default(), w)
+        })?;
+        Ok(Engine::load_for(container, self.config.isa)?)
+    }
+
+    /// Symbol values of the profiles, or the representative ones.
+    fn profile_envs(&self, net: &Network, representative: Vec<i64>) -> Result<Vec<Vec<i64>>, BuildError> {
+        if self.config.profiles.is_empty() {
+            return Ok(vec![representative]);
+        }
+        let mut envs = Vec::new();
+        for profile in &self.config.profiles {
+            let shapes: Vec<Vec<usize>> = net
+                .inputs()
+                .iter()
+                .map(|v| {
+                    let value = net.value(*v);
+                    match profile.inputs.iter().find(|(n, _)| *n == value.name) {
+                        Some((_, s)) => Ok(s.clone()),
+                        None => eval_shape(&value.ty.shape, &representative).map_err(|e| e.to_string()),
+                    }
+                })
+                .collect::<Result<_, String>>()
+                .map_err(|reason| BuildError::Plan(PlanError::Inconsistent { what: "profile".into(), reason }))?;
+            let mut env = representative.clone();
+            // Inputs outside the profile may disagree with it: the symbols' values are what counts.
+            let _ = net.bind(&|i| &shapes[i], &|_, _| 1, &mut env);
+            envs.push(env);
+        }
+        Ok(envs)
+    }
+}
+
+/// The tactic that a node is expected to run with, before anything is packed.
+fn expected(program: &Program, id: NodeId, p: &Problem<'_>) -> Option<&'static dyn Tactic> {
+    let size = problem_size(p);
+    let tuned = program.tuned[id.index()]
+        .iter()
+        .min_by(|a, b| (a.0 - size).abs().total_cmp(&(b.0 - size).abs()))
+        .map(|t| t.2)
+        .filter(|t| t.accepts(p).is_ok());
+    tuned.or_else(|| catalog::best(p).map(|b| b.0))
+}
+
+/// What is to be packed for the tactics that the nodes will run with: at most two packings per operand.
+fn packings<'a>(program: &'a Program, envs: &'a [Vec<i64>], threads: usize) -> Result<Vec<ToPack<'a>>, BuildError> {
+    let mut all: Vec<ToPack<'a>> = Vec::new();
+    for (id, node) in program.network.nodes() {
+        if !node.inputs.iter().any(|v| program.constant(*v).is_some()) {
+            continue;
+        }
+        let mut seen: Vec<(usize, &'static str)> = Vec::new();
+        for env in envs {
+            let wanted = program.with_dense_problem(id, env, threads, |p| {
+                expected(program, id, p).map(|t| {
+                    let list: Vec<(usize, &'static str, usize)> = (0..p.inputs.len())
+                        .filter(|i| p.inputs[*i].constant.is_some())
+                        .filter_map(|i| t.packing(p, i).map(|name| (i, name, t.packed_bytes(p, i))))
+                        .collect();
+                    (t, list)
+                })
+            });
+            let Some(Some((tactic, list))) = wanted else {
+                return Err(BuildError::NoTactic {
+                    node: node.name.clone(),
+                    op: node.op.name(),
+                    reason: "the catalog has no row for it".to_owned(),
+                });
+            };
+            for (i, name, bytes) in list {
+                if seen.contains(&(i, name)) || seen.iter().filter(|(k, _)| *k == i).count() >= 2 {
+                    continue;
+                }
+                seen.push((i, name));
+                all.push(ToPack {
+                    entry: PackedEntry {
+                        node: id,
+                        operand: i as u32,
+                        packing: name.to_owned(),
+                        tactic_version: tactic.version(),
+                        offset: 0,
+                        bytes: bytes as u64,
+                    },
+                    pack: Box::new(move |out| {
+                        program.with_dense_problem(id, env, threads, |p| tactic.pack(p, i, out));
+                    }),
+                });
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// What the catalog makes of a node: for partitioning.
+#[derive(Clone, Debug)]
+pub struct Assessment {
+    /// Expected nanoseconds on one thread at representative sizes.
+    pub cost_ns: f64,
+    /// True if only the reference would run it.
+    pub reference_only: bool,
+    pub tactic: &'static str,
+}
+
+/// Whether the catalog takes node `id` of `network`. Errors: why not.
+pub fn assess(network: &Network, id: NodeId, isa: Isa) -> Result<Assessment, String> {
+    let Some(node) = network.node(id) else { return Err("the node is gone".to_owned()) };
+    let env = network.representative_env();
+    let desc = |v: &engraft_network::ValueId| {
+        let ty = network.ty(*v);
+        eval_shape(&ty.shape, &env)
+            .map(|s| engraft_kernels::TensorDesc::dense(ty.dtype, &s))
+            .map_err(|e| e.to_string())
+    };
+    let inputs: Vec<engraft_kernels::Operand<'_>> = node
+        .inputs
+        .iter()
+        .map(|v| Ok(engraft_kernels::Operand { desc: desc(v)?, constant: network.constant(*v) }))
+        .collect::<Result<_, String>>()?;
+    let outputs: Vec<engraft_kernels::TensorDesc> = node.outputs.iter().map(desc).collect::<Result<_, String>>()?;
+    let p = Problem { op: &node.op, inputs: &inputs, outputs: &outputs, threads: 1, isa, env: &env };
+    let Some((t, fit)) = catalog::best(&p) else {
+        return Err(format!("no tactic takes `{}` of {}", node.op.name(), network.ty(node.outputs[0])));
+    };
+    Ok(Assessment { cost_ns: fit.cost_ns, reference_only: t.class() == Class::Reference, tactic: t.id() })
+}
