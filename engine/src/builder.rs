@@ -98,9 +98,8 @@ impl<'a> Builder<'a> {
 
     /// Builds into memory and loads.
     pub fn build_engine(&self, network: Network) -> Result<Arc<Engine>, BuildError> {
-        let container = ContainerWriter::in_memory(Fields::new(), |w| {
-            self.build(network, &mut NoTimings::default(), w)
-        })?;
+        let container =
+            ContainerWriter::in_memory(Fields::new(), |w| self.build(network, &mut NoTimings::default(), w))?;
         Ok(Engine::load_for(container, self.config.isa)?)
     }
 
@@ -122,7 +121,9 @@ impl<'a> Builder<'a> {
                     }
                 })
                 .collect::<Result<_, String>>()
-                .map_err(|reason| BuildError::Plan(PlanError::Inconsistent { what: "profile".into(), reason }))?;
+                .map_err(|reason| {
+                    BuildError::Plan(PlanError::Inconsistent { what: "profile".into(), reason })
+                })?;
             let mut env = representative.clone();
             // Inputs outside the profile may disagree with it: the symbols' values are what counts.
             let _ = net.bind(&|i| &shapes[i], &|_, _| 1, &mut env);
@@ -144,7 +145,11 @@ fn expected(program: &Program, id: NodeId, p: &Problem<'_>) -> Option<&'static d
 }
 
 /// What is to be packed for the tactics that the nodes will run with: at most two packings per operand.
-fn packings<'a>(program: &'a Program, envs: &'a [Vec<i64>], threads: usize) -> Result<Vec<ToPack<'a>>, BuildError> {
+fn packings<'a>(
+    program: &'a Program,
+    envs: &'a [Vec<i64>],
+    threads: usize,
+) -> Result<Vec<ToPack<'a>>, BuildError> {
     let mut all: Vec<ToPack<'a>> = Vec::new();
     for (id, node) in program.network.nodes() {
         if !node.inputs.iter().any(|v| program.constant(*v).is_some()) {
@@ -217,7 +222,8 @@ pub fn assess(network: &Network, id: NodeId, isa: Isa) -> Result<Assessment, Str
         .iter()
         .map(|v| Ok(engraft_kernels::Operand { desc: desc(v)?, constant: network.constant(*v) }))
         .collect::<Result<_, String>>()?;
-    let outputs: Vec<engraft_kernels::TensorDesc> = node.outputs.iter().map(desc).collect::<Result<_, String>>()?;
+    let outputs: Vec<engraft_kernels::TensorDesc> =
+        node.outputs.iter().map(desc).collect::<Result<_, String>>()?;
     let p = Problem { op: &node.op, inputs: &inputs, outputs: &outputs, threads: 1, isa, env: &env };
     let Some((t, fit)) = catalog::best(&p) else {
         return Err(format!("no tactic takes `{}` of {}", node.op.name(), network.ty(node.outputs[0])));

@@ -174,8 +174,7 @@ impl Engine {
         let mut context = self.take_context();
         let log = Log(std::cell::RefCell::new(Vec::new()));
         // SAFETY: by this function's contract.
-        let result =
-            unsafe { self.run(&mut context, inputs, outputs, &engraft_kernels::Serial, Some(&log)) };
+        let result = unsafe { self.run(&mut context, inputs, outputs, &engraft_kernels::Serial, Some(&log)) };
         let env = context.env.clone();
         self.give_back(context);
         result?;
@@ -183,7 +182,9 @@ impl Engine {
         let table = self.table.load();
         let mut layers = Vec::with_capacity(steps.len());
         for (k, time) in steps {
-            let Some(entry) = table.iter().find(|e| e.spec.env == env && e.spec.threads == 1) else { continue };
+            let Some(entry) = table.iter().find(|e| e.spec.env == env && e.spec.threads == 1) else {
+                continue;
+            };
             let Some(step) = entry.spec.schedule.steps.get(k) else { continue };
             let node = self.program.node(step.node);
             let (flops, bytes) = self
@@ -312,15 +313,16 @@ impl Engine {
                 let buffer = &mut c.crossings[k as usize];
                 buffer.reserve(t.bytes().len().max(1));
                 // SAFETY: just reserved.
-                unsafe { std::ptr::copy_nonoverlapping(t.bytes().as_ptr(), buffer.as_ptr(), t.bytes().len()) };
+                unsafe {
+                    std::ptr::copy_nonoverlapping(t.bytes().as_ptr(), buffer.as_ptr(), t.bytes().len())
+                };
                 c.externals[inputs.len() + self.outputs.len() + k as usize] = buffer.as_ptr();
             }
         }
         for (symbol, v, index) in &stage.elements {
-            let t = self.materialize(*v, c, inputs).map_err(|reason| RunError::Shape {
-                node: net.value(*v).name.clone(),
-                reason,
-            })?;
+            let t = self
+                .materialize(*v, c, inputs)
+                .map_err(|reason| RunError::Shape { node: net.value(*v).name.clone(), reason })?;
             if *index as usize >= t.count() {
                 return Err(RunError::Shape {
                     node: net.value(*v).name.clone(),
@@ -341,7 +343,8 @@ impl Engine {
         }
         let shape = engraft_network::ops::eval_shape(&ty.shape, &c.env).map_err(|e| e.to_string())?;
         let bytes = ty.dtype.bytes(shape.iter().product());
-        let (ptr, available): (*const u8, usize) = match (net.value(v).def, self.program.crossing[v.index()]) {
+        let (ptr, available): (*const u8, usize) = match (net.value(v).def, self.program.crossing[v.index()])
+        {
             (Def::Input(k), _) => (inputs[k as usize].data, bytes),
             (_, Some(k)) => (c.crossings[k as usize].as_ptr(), c.crossings[k as usize].len()),
             _ => return Err("it is not kept across stages".to_owned()),
@@ -418,7 +421,10 @@ impl Engine {
         Box::new(Context {
             run: RunState::new(),
             env: vec![0; net.symbols().len()],
-            externals: vec![std::ptr::null_mut(); self.inputs.len() + self.outputs.len() + self.program.crossings],
+            externals: vec![
+                std::ptr::null_mut();
+                self.inputs.len() + self.outputs.len() + self.program.crossings
+            ],
             crossings: (0..self.program.crossings).map(|_| Buffer::empty()).collect(),
         })
     }

@@ -77,14 +77,27 @@ impl Schedule {
                 if tasks == 0 {
                     continue;
                 }
-                units.push(Unit { step: i as u32, phase: phase as u32, tasks: tasks as u32, first: tickets, after });
+                units.push(Unit {
+                    step: i as u32,
+                    phase: phase as u32,
+                    tasks: tasks as u32,
+                    first: tickets,
+                    after,
+                });
                 tickets += tasks;
                 after = units.len() as u32;
             }
             end_of_step.push(units.len() as u32);
             scratch_bytes = scratch_bytes.max(s.kernel.scratch_bytes());
         }
-        Schedule { steps, units, tickets, arena_bytes, scratch_bytes: scratch_bytes.next_multiple_of(64), threads }
+        Schedule {
+            steps,
+            units,
+            tickets,
+            arena_bytes,
+            scratch_bytes: scratch_bytes.next_multiple_of(64),
+            threads,
+        }
     }
 }
 
@@ -186,9 +199,8 @@ impl RunState {
             if !self.failed.load(Ordering::Relaxed) {
                 let step = &schedule.steps[u.step as usize];
                 // SAFETY: the units this one depends on are complete; `run`'s contract covers the pointers.
-                let r = unsafe {
-                    run_task(step, u.step, u.phase as usize, ticket - u.first, bases.0, scratch)
-                };
+                let r =
+                    unsafe { run_task(step, u.step, u.phase as usize, ticket - u.first, bases.0, scratch) };
                 if let Err(f) = r {
                     if let Ok(mut slot) = self.failure.lock() {
                         slot.get_or_insert(f);
@@ -252,7 +264,8 @@ unsafe fn run_task(
     bases: &Bases<'_>,
     scratch: *mut u8,
 ) -> Result<(), Failure> {
-    let inputs: SmallVec<[*const u8; 8]> = step.inputs.iter().map(|l| bases.resolve(*l).cast_const()).collect();
+    let inputs: SmallVec<[*const u8; 8]> =
+        step.inputs.iter().map(|l| bases.resolve(*l).cast_const()).collect();
     let outputs: SmallVec<[*mut u8; 4]> = step.outputs.iter().map(|l| bases.resolve(*l)).collect();
     let args = Args { inputs: &inputs, outputs: &outputs, scratch, workspace: bases.resolve(step.workspace) };
     // SAFETY: by this function's contract.

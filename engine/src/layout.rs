@@ -32,7 +32,8 @@ pub(crate) fn decide(program: &mut Program, env: &[i64]) {
     }
     for id in &order {
         let Some(node) = program.node(*id) else { continue };
-        if !matches!(node.op, Op::Concat(_)) && !(matches!(node.op, Op::Transpose(_)) && program.roles[id.index()] == Role::Compute)
+        if !matches!(node.op, Op::Concat(_))
+            && !(matches!(node.op, Op::Transpose(_)) && program.roles[id.index()] == Role::Compute)
         {
             continue;
         }
@@ -64,7 +65,12 @@ impl Judge<'_> {
 
     /// Cost of the cheapest optimised tactic of node `id` with operand positions of `v` read at `desc`, or its result
     /// written at `out`.
-    fn cost(&self, id: NodeId, v: Option<(ValueId, &TensorDesc)>, out: Option<(ValueId, &TensorDesc)>) -> Option<f64> {
+    fn cost(
+        &self,
+        id: NodeId,
+        v: Option<(ValueId, &TensorDesc)>,
+        out: Option<(ValueId, &TensorDesc)>,
+    ) -> Option<f64> {
         let node = self.program.node(id)?;
         let inputs: SmallVec<[Operand<'_>; 4]> = node
             .inputs
@@ -148,14 +154,18 @@ impl Judge<'_> {
         let net = &self.program.network;
         net.outputs().contains(&v)
             || self.consumers[v.index()].iter().any(|c| {
-                self.program.node(*c).is_some_and(|n| matches!(n.op, Op::Reshape(_)) && net.outputs().contains(&n.outputs[0]))
+                self.program
+                    .node(*c)
+                    .is_some_and(|n| matches!(n.op, Op::Reshape(_)) && net.outputs().contains(&n.outputs[0]))
             })
     }
 
     fn worth_a_target(&self, v: ValueId, target: Target) -> bool {
         let program = self.program;
         let Def::Node { node: producer, .. } = program.network.value(v).def else { return false };
-        let (Some(made_by), Some(node)) = (program.node(producer), program.node(target.node)) else { return false };
+        let (Some(made_by), Some(node)) = (program.node(producer), program.node(target.node)) else {
+            return false;
+        };
         if program.targets[v.index()].is_some()
             || program.crossing[v.index()].is_some()
             || program.node_stage[producer.index()] != program.node_stage[target.node.index()]
@@ -182,7 +192,9 @@ impl Judge<'_> {
             // A concat writes each of its parts wherever that is.
             Role::Concat => 0.0,
             Role::Compute => {
-                if matches!(made_by.op, Op::Transpose(_)) && program.targets[made_by.inputs[0].index()].is_some() {
+                if matches!(made_by.op, Op::Transpose(_))
+                    && program.targets[made_by.inputs[0].index()].is_some()
+                {
                     // Its operand is written in its order already; another target on top would need strides of strides.
                     return false;
                 }

@@ -17,11 +17,11 @@ pub mod passes;
 mod plan;
 pub mod plan_cache;
 pub mod pool;
-pub mod timing_cache;
 mod program;
 mod specialize;
 mod strides;
 mod timing;
+pub mod timing_cache;
 mod tune;
 
 pub use builder::{Assessment, Builder, BuilderConfig, ProfileShapes, assess};

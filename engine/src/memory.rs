@@ -32,7 +32,8 @@ struct Hole {
 /// networks. Requests of zero bytes lie at offset 0.
 pub(crate) fn plan(requests: &[Request]) -> (Vec<Placement>, usize) {
     let mut placements = vec![Placement::default(); requests.len()];
-    let mut by_first: Vec<u32> = (0..requests.len() as u32).filter(|i| requests[*i as usize].bytes > 0).collect();
+    let mut by_first: Vec<u32> =
+        (0..requests.len() as u32).filter(|i| requests[*i as usize].bytes > 0).collect();
     // Larger ones first within a step: they have the harder fit.
     by_first.sort_by_key(|i| (requests[*i as usize].first, std::cmp::Reverse(requests[*i as usize].bytes)));
     let mut by_last = by_first.clone();
@@ -45,7 +46,10 @@ pub(crate) fn plan(requests: &[Request]) -> (Vec<Placement>, usize) {
         while let Some(d) = dying.next_if(|d| requests[*d as usize].last < r.first) {
             let dead = requests[d as usize];
             let bytes = dead.bytes.next_multiple_of(ALIGN);
-            release(&mut holes, Hole { offset: placements[d as usize].offset, bytes, after: Some(dead.last) });
+            release(
+                &mut holes,
+                Hole { offset: placements[d as usize].offset, bytes, after: Some(dead.last) },
+            );
         }
         let bytes = r.bytes.next_multiple_of(ALIGN);
         let fit = holes.iter().enumerate().filter(|(_, h)| h.bytes >= bytes).min_by_key(|(_, h)| h.bytes);

@@ -107,10 +107,14 @@ pub(crate) fn write(
     let lengths: Vec<usize> = to_pack.iter().map(|p| p.entry.bytes as usize).collect();
     let pieces: Vec<(usize, Box<dyn Fn(&mut [u8]) + Send + Sync + '_>)> =
         to_pack.into_iter().map(|p| (p.entry.offset as usize, p.pack)).collect();
-    writer.fill(SectionSpec::new(SectionKind::Device, DEVICE).fingerprint(device_fields(isa)), packed, |out| {
-        fill_parallel(out, &pieces, &lengths, threads);
-        Ok::<(), PlanError>(())
-    })?;
+    writer.fill(
+        SectionSpec::new(SectionKind::Device, DEVICE).fingerprint(device_fields(isa)),
+        packed,
+        |out| {
+            fill_parallel(out, &pieces, &lengths, threads);
+            Ok::<(), PlanError>(())
+        },
+    )?;
     Ok(())
 }
 
@@ -164,7 +168,8 @@ impl AsRef<[u8]> for Section {
 /// Makes a program of a container's contents. Everything is checked; a plan that another version or another kind of
 /// machine wrote is refused.
 pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<String>), PlanError> {
-    let section = |kind, name, what| container.section(kind, name).ok_or(PlanError::Missing { section: what });
+    let section =
+        |kind, name, what| container.section(kind, name).ok_or(PlanError::Missing { section: what });
     let manifest = container.bytes(section(SectionKind::Manifest, MANIFEST, "manifest")?);
     let (m, rest): (Manifest, &[u8]) =
         postcard::take_from_bytes(&manifest).map_err(|e| PlanError::Manifest(e.to_string()))?;
@@ -172,7 +177,11 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
         return Err(PlanError::Manifest("it is followed by other data".to_owned()));
     }
     if m.isa != isa.name() {
-        return Err(PlanError::Fingerprint { field: "instruction set", theirs: m.isa, ours: isa.name().to_owned() });
+        return Err(PlanError::Fingerprint {
+            field: "instruction set",
+            theirs: m.isa,
+            ours: isa.name().to_owned(),
+        });
     }
     if m.catalog_version != catalog::CATALOG_VERSION {
         return Err(PlanError::Fingerprint {
@@ -190,8 +199,9 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
         let bytes = count
             .and_then(|n| Bytes::window(raw.clone(), usize::try_from(e.offset).ok()?, e.dtype.bytes(n)))
             .ok_or_else(|| inconsistent("constants", format!("constant {i} lies outside the weights")))?;
-        constants
-            .push(Tensor::new(e.dtype, &e.shape, bytes).map_err(|t| inconsistent("constants", t.to_string()))?);
+        constants.push(
+            Tensor::new(e.dtype, &e.shape, bytes).map_err(|t| inconsistent("constants", t.to_string()))?,
+        );
     }
     let mut network = m.network;
     network.attach_constants(constants).map_err(|e| inconsistent("network", e.to_string()))?;
@@ -228,10 +238,15 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
         let Some((name, bytes)) = found else {
             return Err(inconsistent("packed weights", format!("no tactic reads packing `{}`", e.packing)));
         };
-        let range = usize::try_from(e.offset).ok().and_then(|o| Some(o..o.checked_add(usize::try_from(e.bytes).ok()?)?));
+        let range = usize::try_from(e.offset)
+            .ok()
+            .and_then(|o| Some(o..o.checked_add(usize::try_from(e.bytes).ok()?)?));
         let slice = range.and_then(|r| device.get(r)).filter(|s| s.len() == bytes);
         let Some(slice) = slice else {
-            return Err(inconsistent("packed weights", format!("operand {} of {} lies outside", e.operand, e.node)));
+            return Err(inconsistent(
+                "packed weights",
+                format!("operand {} of {} lies outside", e.operand, e.node),
+            ));
         };
         program
             .packed

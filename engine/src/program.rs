@@ -159,7 +159,10 @@ impl Program {
             if let Some(s) = unknown {
                 return Err(PlanError::Inconsistent {
                     what: format!("node `{}`", node.name),
-                    reason: format!("symbol `{}` is used before it is known", net.symbols()[s.0 as usize].name),
+                    reason: format!(
+                        "symbol `{}` is used before it is known",
+                        net.symbols()[s.0 as usize].name
+                    ),
                 });
             }
             node_stage[id.index()] = stage;
@@ -191,7 +194,9 @@ impl Program {
         for (i, v) in net.outputs().iter().enumerate() {
             // The result of a dynamic node, like inputs and constants, is copied out by the stage after it.
             let stage = match net.value(*v).def {
-                Def::Node { node, .. } => node_stage[node.index()] + u32::from(roles[node.index()] == Role::Dynamic),
+                Def::Node { node, .. } => {
+                    node_stage[node.index()] + u32::from(roles[node.index()] == Role::Dynamic)
+                }
                 _ => 0,
             };
             stages[(stage as usize).min(max_stage as usize)].outputs.push(i as u32);
@@ -241,11 +246,18 @@ impl Program {
         for (id, node) in self.network.nodes() {
             let fits = match self.roles[id.index()] {
                 Role::Compute | Role::Dynamic => true,
-                Role::View => matches!(node.op, Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_)),
+                Role::View => {
+                    matches!(node.op, Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_))
+                }
                 Role::Concat => matches!(node.op, Op::Concat(_)),
             };
             if !fits {
-                return Err(format!("node `{}` ({}) cannot be a {:?}", node.name, node.op.name(), self.roles[id.index()]));
+                return Err(format!(
+                    "node `{}` ({}) cannot be a {:?}",
+                    node.name,
+                    node.op.name(),
+                    self.roles[id.index()]
+                ));
             }
         }
         for (i, t) in self.targets.iter().enumerate() {
@@ -306,7 +318,8 @@ impl Program {
             .iter()
             .map(|v| Some(Operand { desc: desc(*v)?, constant: self.network.constant(*v) }))
             .collect::<Option<_>>()?;
-        let outputs: SmallVec<[TensorDesc; 1]> = node.outputs.iter().map(|v| desc(*v)).collect::<Option<_>>()?;
+        let outputs: SmallVec<[TensorDesc; 1]> =
+            node.outputs.iter().map(|v| desc(*v)).collect::<Option<_>>()?;
         Some(f(&Problem { op: &node.op, inputs: &inputs, outputs: &outputs, threads, isa: self.isa, env }))
     }
 
@@ -350,11 +363,11 @@ impl Program {
         }
         // Strides that none of them reads: ask the whole catalog before giving up.
         best.or_else(|| {
-            catalog::cpu()
-                .iter()
-                .copied()
-                .filter_map(usable)
-                .min_by(|a, b| (a.0.class() == Class::Reference, a.1).partial_cmp(&(b.0.class() == Class::Reference, b.1)).unwrap_or(std::cmp::Ordering::Equal))
+            catalog::cpu().iter().copied().filter_map(usable).min_by(|a, b| {
+                (a.0.class() == Class::Reference, a.1)
+                    .partial_cmp(&(b.0.class() == Class::Reference, b.1))
+                    .unwrap_or(std::cmp::Ordering::Equal)
+            })
         })
     }
 

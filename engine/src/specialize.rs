@@ -110,13 +110,16 @@ impl Planner<'_> {
             let mut v = net.outputs()[*o as usize];
             loop {
                 let Def::Node { node, .. } = net.value(v).def else { break };
-                if self.program.node_stage[node.index()] != self.stage || self.program.crossing[v.index()].is_some() {
+                if self.program.node_stage[node.index()] != self.stage
+                    || self.program.crossing[v.index()].is_some()
+                {
                     break;
                 }
                 match (self.program.roles[node.index()], self.program.node(node)) {
                     (Role::View, Some(n)) if matches!(n.op, Op::Reshape(_)) => v = n.inputs[0],
                     (Role::Compute | Role::Concat, _)
-                        if self.program.targets[v.index()].is_none() && self.output_of[v.index()].is_none() =>
+                        if self.program.targets[v.index()].is_none()
+                            && self.output_of[v.index()].is_none() =>
                     {
                         self.output_of[v.index()] = Some(*o);
                         break;
@@ -205,7 +208,8 @@ impl Planner<'_> {
                 let mut before = 0usize;
                 for u in &node.inputs[..t.operand as usize] {
                     let d = program.network.ty(*u).shape[c.axis].eval(self.env);
-                    before += usize::try_from(d).map_err(|_| self.error(t.node, format!("an operand has size {d}")))?;
+                    before += usize::try_from(d)
+                        .map_err(|_| self.error(t.node, format!("an operand has size {d}")))?;
                 }
                 let step = parent.desc.strides[c.axis] * before as isize;
                 Ok(Place {
@@ -244,7 +248,11 @@ impl Planner<'_> {
                     if input.desc.count() != out.desc.count() {
                         return Err(self.error(
                             id,
-                            format!("{:?} cannot be reshaped to {:?}", &input.desc.shape[..], &out.desc.shape[..]),
+                            format!(
+                                "{:?} cannot be reshaped to {:?}",
+                                &input.desc.shape[..],
+                                &out.desc.shape[..]
+                            ),
                         ));
                     }
                     let whole = Place { desc: TensorDesc::dense(input.desc.dtype, &input.desc.shape), ..out };
@@ -261,7 +269,8 @@ impl Planner<'_> {
                     let size = part.desc.shape[c.axis];
                     let target = Target { node: id, operand: i as u32 };
                     if program.targets[v.index()] != Some(target) && part.desc.count() > 0 {
-                        let offset = (out.desc.strides[c.axis] * at as isize) as usize * (out.desc.dtype.bits() / 8);
+                        let offset =
+                            (out.desc.strides[c.axis] * at as isize) as usize * (out.desc.dtype.bits() / 8);
                         let desc = TensorDesc { shape: part.desc.shape.clone(), ..out.desc.clone() };
                         let to = Place { root: out.root, offset: out.offset + offset, desc };
                         self.copy(id, &part, &to)?;
@@ -318,7 +327,10 @@ impl Planner<'_> {
         let mut places: SmallVec<[(u32, usize); 4]> = SmallVec::new();
         for (i, p) in inputs.iter().enumerate() {
             let packed = operands[i].constant.and_then(|_| tactic.packing(&problem, i)).and_then(|name| {
-                program.packed.get(&(id, i as u32)).and_then(|v| v.iter().find(|x| x.packing == name).copied())
+                program
+                    .packed
+                    .get(&(id, i as u32))
+                    .and_then(|v| v.iter().find(|x| x.packing == name).copied())
             });
             places.push(match packed {
                 Some(x) => (self.root(Base::Absolute, x.address, 0), 0),
@@ -336,7 +348,15 @@ impl Planner<'_> {
                 && b.offset == 0
                 && (0..inputs.len()).all(|j| j == i || inputs[j].root != a.root)
         });
-        self.push(kernel, places, outputs.iter().map(|p| (p.root, p.offset)).collect(), id, tactic.id(), in_place, cost);
+        self.push(
+            kernel,
+            places,
+            outputs.iter().map(|p| (p.root, p.offset)).collect(),
+            id,
+            tactic.id(),
+            in_place,
+            cost,
+        );
         Ok(())
     }
 
@@ -401,7 +421,8 @@ impl Planner<'_> {
             let from = self.place(v)?;
             outputs.push((*o, from.desc.dtype, from.desc.shape.clone()));
             let base = Base::External(net.inputs().len() as u32 + o);
-            let there = self.roots[from.root as usize].base == base && from.offset == 0 && from.desc.is_dense();
+            let there =
+                self.roots[from.root as usize].base == base && from.offset == 0 && from.desc.is_dense();
             if !there && from.desc.count() > 0 {
                 let node = match net.value(v).def {
                     Def::Node { node, .. } => node,
@@ -424,7 +445,8 @@ impl Planner<'_> {
             let from = alias[step.inputs[k].0 as usize];
             let to = step.outputs[0].0;
             let (a, b) = (self.roots[from as usize], self.roots[to as usize]);
-            let others_read_it = step.inputs.iter().enumerate().any(|(j, (r, _))| j != k && alias[*r as usize] == from);
+            let others_read_it =
+                step.inputs.iter().enumerate().any(|(j, (r, _))| j != k && alias[*r as usize] == from);
             if a.base == Base::Arena
                 && b.base == Base::Arena
                 && a.bytes == b.bytes

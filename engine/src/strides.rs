@@ -128,6 +128,9 @@ mod tests {
         // Size-1 axes come and go.
         assert_eq!(reshape(&[1, 5, 1], &[99, 7, 3], &[5]).as_deref(), Some(&[7][..]));
         // A broadcast axis stays one.
-        assert_eq!(reshape(&[2, 3], &[0, 1], &[2, 3, 1]).as_deref().map(|s| s[..2].to_vec()), Some(vec![0, 1]));
+        assert_eq!(
+            reshape(&[2, 3], &[0, 1], &[2, 3, 1]).as_deref().map(|s| s[..2].to_vec()),
+            Some(vec![0, 1])
+        );
     }
 }

@@ -104,7 +104,13 @@ fn node_weight(fits: &[(&'static dyn Tactic, f64)]) -> f64 {
 pub(crate) fn signature(p: &Problem<'_>) -> String {
     let mut s = format!("{:?}|{}|{}t", p.op, p.isa.name(), p.threads);
     for o in p.inputs {
-        let _ = write!(s, "|{}{:?}{}", o.desc.dtype, &o.desc.shape[..], if o.constant.is_some() { "c" } else { "" });
+        let _ = write!(
+            s,
+            "|{}{:?}{}",
+            o.desc.dtype,
+            &o.desc.shape[..],
+            if o.constant.is_some() { "c" } else { "" }
+        );
     }
     s
 }

@@ -17,9 +17,9 @@ impl BindError {
     /// Position of the input at fault.
     pub fn input(&self) -> Option<usize> {
         match self {
-            BindError::Rank { input, .. } | BindError::Size { input, .. } | BindError::Element { input, .. } => {
-                Some(*input)
-            }
+            BindError::Rank { input, .. }
+            | BindError::Size { input, .. }
+            | BindError::Element { input, .. } => Some(*input),
         }
     }
 }
@@ -85,7 +85,13 @@ impl Network {
                 SymbolSource::InputDim { axis: 0, .. } => 1,
                 SymbolSource::InputDim { input, .. } => {
                     match self.inputs.get(input as usize).map_or(0, |v| self.ty(*v).rank()) {
-                        4 | 5 if self.ty(self.inputs[input as usize]).shape[1].fixed().is_some_and(|c| c <= 4) => 224,
+                        4 | 5
+                            if self.ty(self.inputs[input as usize]).shape[1]
+                                .fixed()
+                                .is_some_and(|c| c <= 4) =>
+                        {
+                            224
+                        }
                         _ => 128,
                     }
                 }
