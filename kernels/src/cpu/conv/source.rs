@@ -3,6 +3,7 @@
 use super::geometry::Geometry;
 use crate::cpu::gemm::lanes::Elem;
 use crate::cpu::gemm::sweep::Source;
+use std::ops::Range;
 
 /// One tap per kernel position, pointing at the input pixel's channels, or at zeros where the position is in the border.
 #[derive(Clone, Copy, Debug)]
@@ -20,10 +21,10 @@ impl<E: Elem> Source<E> for Taps<'_, E> {
     fn run(&self) -> usize {
         self.channels
     }
-    fn stage_bytes(&self, _rows: usize) -> usize {
+    fn stage_bytes(&self, _rows: usize, _pitch: usize) -> usize {
         self.channels * size_of::<E>()
     }
-    unsafe fn stage(&self, _row: usize, _rows: usize, stage: *mut u8) {
+    unsafe fn stage(&self, _row: usize, _rows: usize, _k: Range<usize>, stage: *mut u8, _pitch: usize) {
         // SAFETY: the stage holds one pixel.
         unsafe { std::ptr::write_bytes(stage.cast::<E>(), 0, self.channels) };
     }
@@ -126,10 +127,10 @@ impl<E: Elem> Source<E> for Bands<'_, E> {
         let rows_left = (h - y).min(self.most());
         rows.min(rows_left * w - row % w)
     }
-    fn stage_bytes(&self, _rows: usize) -> usize {
+    fn stage_bytes(&self, _rows: usize, _pitch: usize) -> usize {
         self.geometry.kernel[0] * self.height(self.most()) * self.pitch() * size_of::<E>()
     }
-    unsafe fn stage(&self, row: usize, rows: usize, stage: *mut u8) {
+    unsafe fn stage(&self, row: usize, rows: usize, _k: Range<usize>, stage: *mut u8, _pitch: usize) {
         let g = self.geometry;
         let (n, [z, first, _]) = g.place(row);
         let (_, [_, last, _]) = g.place(row + rows - 1);

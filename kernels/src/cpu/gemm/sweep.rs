@@ -10,6 +10,9 @@ use std::ops::Range;
 
 /// Where the rows of A come from: `taps` runs of `run` consecutive elements each.
 pub trait Source<E> {
+    /// Whether every block of products is copied to the stage, rows `pitch` elements apart, before it is used.
+    const COPIED: bool = false;
+
     fn taps(&self) -> usize;
     fn run(&self) -> usize;
 
@@ -20,24 +23,27 @@ pub trait Source<E> {
     }
 
     /// Bytes of scratch that a block of up to `rows` rows needs.
-    fn stage_bytes(&self, rows: usize) -> usize {
-        let _ = rows;
+    fn stage_bytes(&self, rows: usize, pitch: usize) -> usize {
+        let _ = (rows, pitch);
         0
     }
 
-    /// Prepares a block of rows before any of it is pointed at.
+    /// Prepares a block of rows before any of it is pointed at; a copied source prepares elements `k` of it.
     ///
     /// # Safety
     /// `stage` is writable for [`Source::stage_bytes`] and 64-byte aligned; the operand is readable.
-    unsafe fn stage(&self, row: usize, rows: usize, stage: *mut u8) {
-        let _ = (row, rows, stage);
+    unsafe fn stage(&self, row: usize, rows: usize, k: Range<usize>, stage: *mut u8, pitch: usize) {
+        let _ = (row, rows, k, stage, pitch);
     }
 
     /// Writes the pointer of row `row + i` and tap `t` to `table[t * rows + i]`; the block began at row `block`.
+    /// Not called for a copied source.
     ///
     /// # Safety
     /// The rows are part of the block that was staged last; `table` is writable for `taps * rows` pointers.
-    unsafe fn point(&self, block: usize, row: usize, rows: usize, stage: *mut u8, table: *mut *const E);
+    unsafe fn point(&self, block: usize, row: usize, rows: usize, stage: *mut u8, table: *mut *const E) {
+        let _ = (block, row, rows, stage, table);
+    }
 }
 
 /// Rows of a matrix in memory, used in place.
@@ -62,7 +68,8 @@ impl<E: Elem> Source<E> for Strided<E> {
     }
 }
 
-/// Rows of a matrix whose elements are not consecutive, copied block by block.
+/// Rows of a matrix, copied block by block: for elements that are not consecutive, and for rows whose distance makes
+/// them collide in one cache set.
 #[derive(Clone, Copy, Debug)]
 pub struct Gathered<E> {
     pub base: *const E,
@@ -72,50 +79,42 @@ pub struct Gathered<E> {
     pub step: isize,
 }
 
-impl<E: Elem> Gathered<E> {
-    /// Elements between copied rows: odd in cache lines, so that rows do not collide in one cache set.
-    fn pitch(&self) -> usize {
-        let line = 64 / size_of::<E>();
-        (self.k.div_ceil(line) | 1) * line
-    }
-}
-
 impl<E: Elem> Source<E> for Gathered<E> {
+    const COPIED: bool = true;
+
     fn taps(&self) -> usize {
         1
     }
     fn run(&self) -> usize {
         self.k
     }
-    fn stage_bytes(&self, rows: usize) -> usize {
-        rows * self.pitch() * size_of::<E>()
+    fn stage_bytes(&self, rows: usize, pitch: usize) -> usize {
+        rows * pitch * size_of::<E>()
     }
-    unsafe fn stage(&self, row: usize, rows: usize, stage: *mut u8) {
-        let (out, pitch) = (stage.cast::<E>(), self.pitch());
+    unsafe fn stage(&self, row: usize, rows: usize, k: Range<usize>, stage: *mut u8, pitch: usize) {
+        let out = stage.cast::<E>();
         const BLOCK: usize = 16;
-        // SAFETY: rows and elements stay inside the operand and the stage.
-        unsafe {
-            for i0 in (0..rows).step_by(BLOCK) {
-                let n = BLOCK.min(rows - i0);
-                let mut from = [std::ptr::null::<E>(); BLOCK];
+        for i0 in (0..rows).step_by(BLOCK) {
+            let n = BLOCK.min(rows - i0);
+            let mut from = [std::ptr::null::<E>(); BLOCK];
+            // SAFETY: rows and elements stay inside the operand and the stage.
+            unsafe {
                 self.rows.point(self.base, row + i0, n, from.as_mut_ptr());
-                for k0 in (0..self.k).step_by(BLOCK) {
-                    let steps = BLOCK.min(self.k - k0);
-                    for k in k0..k0 + steps {
+                if self.step == 1 {
+                    for i in 0..n {
+                        std::ptr::copy_nonoverlapping(from[i].add(k.start), out.add((i0 + i) * pitch), k.len());
+                    }
+                    continue;
+                }
+                for k0 in (0..k.len()).step_by(BLOCK) {
+                    for q in k0..k.len().min(k0 + BLOCK) {
                         for i in 0..n {
-                            let x = from[i].offset(k as isize * self.step).read();
-                            out.add((i0 + i) * pitch + k).write(x);
+                            let x = from[i].offset((k.start + q) as isize * self.step).read();
+                            out.add((i0 + i) * pitch + q).write(x);
                         }
                     }
                 }
             }
-        }
-    }
-    unsafe fn point(&self, block: usize, row: usize, rows: usize, stage: *mut u8, table: *mut *const E) {
-        let pitch = self.pitch();
-        for i in 0..rows {
-            // SAFETY: rows of the staged block; the table holds `rows` pointers.
-            unsafe { table.add(i).write(stage.cast::<E>().add((row - block + i) * pitch)) };
         }
     }
 }
@@ -194,8 +193,17 @@ impl<E: Elem> Sweep<E> {
 
     /// Scratch that [`Sweep::run`] needs with `source`.
     pub fn scratch_bytes(&self, source: &impl Source<E>) -> usize {
+        self.table_bytes() + source.stage_bytes(self.block, self.pitch())
+    }
+
+    fn table_bytes(&self) -> usize {
         (self.block * (self.taps + 2) * size_of::<usize>()).next_multiple_of(64)
-            + source.stage_bytes(self.block)
+    }
+
+    /// Distance of copied rows: an odd number of cache lines, so that rows do not collide in one cache set.
+    fn pitch(&self) -> usize {
+        let line = 64 / size_of::<E>();
+        (self.run_step.div_ceil(line) | 1) * line
     }
 
     /// Computes rows `rows` and panels `panels` of C.
@@ -220,23 +228,30 @@ impl<E: Elem> Sweep<E> {
         unsafe {
             let c_rows = table.add(self.block * self.taps);
             let r_rows = c_rows.add(self.block);
-            let stage = scratch.add((self.block * (self.taps + 2) * size_of::<usize>()).next_multiple_of(64));
+            let stage = scratch.add(self.table_bytes());
             let mut row = rows.start;
             while row < rows.end {
                 let left = rows.end - row;
                 let want = left.div_ceil(left.div_ceil(self.block));
                 let count = source.fit(row, want).clamp(1, want);
-                source.stage(row, count, stage);
                 self.out.point(c, row, count, c_rows);
                 if !finish.residual.is_null() {
                     self.residual.point(finish.residual, row, count, r_rows);
                 }
                 let tiles = Tiles::new(count, self.micro.rows());
-                for t in 0..tiles.count {
-                    let (at, height) = tiles.tile(t);
-                    source.point(row, row + at, height, stage, table.add(at * self.taps));
+                if S::COPIED {
+                    for i in 0..count {
+                        table.add(i).write(stage.cast::<E>().add(i * self.pitch()));
+                    }
+                } else {
+                    source.stage(row, count, 0..self.run, stage, self.pitch());
+                    for t in 0..tiles.count {
+                        let (at, height) = tiles.tile(t);
+                        source.point(row, row + at, height, stage, table.add(at * self.taps));
+                    }
                 }
-                self.block(row, count, &panels, b, (table, c_rows, r_rows), finish);
+                let tables = (table.cast_const(), c_rows.cast_const(), r_rows.cast_const());
+                self.block(source, row, count, &panels, b, tables, finish, stage);
                 row += count;
             }
         }
@@ -246,14 +261,16 @@ impl<E: Elem> Sweep<E> {
     ///
     /// # Safety
     /// See [`Sweep::run`].
-    unsafe fn block(
+    unsafe fn block<S: Source<E>>(
         &self,
+        source: &S,
         row: usize,
         count: usize,
         panels: &Range<usize>,
         b: *const E,
         (table, c_rows, r_rows): (*const *const E, *const *const E, *const *const E),
         finish: &Finish<E>,
+        stage: *mut u8,
     ) {
         let tiles = Tiles::new(count, self.micro.rows());
         let panel_len = self.taps * self.run * E::PANEL;
@@ -265,6 +282,10 @@ impl<E: Elem> Sweep<E> {
                 let start = (tap * self.run + offset) * E::PANEL;
                 let (first, last) =
                     (tap == 0 && offset == 0, tap + taps == self.taps && offset + run == self.run);
+                if S::COPIED {
+                    // SAFETY: the stage holds the block's rows at this pitch.
+                    unsafe { source.stage(row, count, offset..offset + run, stage, self.pitch()) };
+                }
                 let lines = taps * run * E::PANEL;
                 for panel in panels.clone() {
                     let end = self.n.min((panel + 1) * E::PANEL);
@@ -279,7 +300,7 @@ impl<E: Elem> Sweep<E> {
                                     a: table.add(at * self.taps + tap * height),
                                     a_step: height,
                                     taps,
-                                    offset,
+                                    offset: if S::COPIED { 0 } else { offset },
                                     run,
                                     b: slice.add(col - panel * E::PANEL),
                                     c: c_rows.add(at).cast(),
