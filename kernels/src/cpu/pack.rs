@@ -13,7 +13,7 @@ pub fn packed_len<E: Elem>(k: usize, n: usize) -> usize {
     panels::<E>(n) * E::PANEL * k
 }
 
-/// A `k x n` matrix in memory: element `(i, j)` at `data + i * row + j * col`.
+/// A `k x n` matrix in memory: element `(i, j)` at `data + i * row + j * col`, at any alignment.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<E> {
     pub data: *const E,
@@ -33,14 +33,15 @@ pub unsafe fn pack_panel<E: Elem>(b: Matrix<E>, k: usize, n: usize, first: usize
         if b.col == 1 {
             for i in 0..k {
                 let to = out.add(i * E::PANEL);
-                std::ptr::copy_nonoverlapping(base.offset(i as isize * b.row), to, cols);
+                let from = base.offset(i as isize * b.row);
+                std::ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast::<u8>(), cols * size_of::<E>());
                 for j in cols..E::PANEL {
                     to.add(j).write(E::ZERO);
                 }
             }
             return;
         }
-        // Columns are far apart: read eight steps of each column at a time, so that both sides stay in L1.
+        // Columns are far apart: read a few steps of each column at a time, so that both sides stay in L1.
         const STEPS: usize = 16;
         for i0 in (0..k).step_by(STEPS) {
             let steps = STEPS.min(k - i0);
@@ -54,7 +55,7 @@ pub unsafe fn pack_panel<E: Elem>(b: Matrix<E>, k: usize, n: usize, first: usize
                 }
                 let from = base.offset(j as isize * b.col + i0 as isize * b.row);
                 for i in 0..steps {
-                    to.add(i * E::PANEL).write(from.offset(i as isize * b.row).read());
+                    to.add(i * E::PANEL).write(from.offset(i as isize * b.row).read_unaligned());
                 }
             }
         }

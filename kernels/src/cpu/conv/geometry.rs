@@ -28,9 +28,12 @@ impl Geometry {
         self.kernel.iter().product()
     }
 
-    /// Whether every output pixel reads exactly the input pixel at its own place.
-    pub fn is_pointwise(&self) -> bool {
-        self.kernel == [1; 3] && self.stride == [1; 3] && self.pad == [0; 3] && self.input == self.output
+    /// Whether no output reads the border (an output must exist).
+    pub fn is_inside(&self) -> bool {
+        (0..3).all(|d| {
+            let last = (self.output[d] - 1) * self.stride[d] + (self.kernel[d] - 1) * self.dilation[d];
+            self.pad[d] == 0 && last < self.input[d]
+        })
     }
 
     /// Batch and place of output pixel `pixel`.

@@ -89,11 +89,24 @@ pub struct Bands<'a, E> {
 const BAND_BYTES: usize = 128 << 10;
 
 impl<E: Elem> Bands<'_, E> {
-    /// Elements of one copied input row: all that the output row reads.
-    fn pitch(&self) -> usize {
+    /// Where whole input rows are too long: output pixels of one row that form a block.
+    fn window(&self) -> Option<usize> {
         let g = self.geometry;
-        let width = (g.output[2] - 1) * g.stride[2] + g.kernel[2];
-        (width * self.channels).next_multiple_of(64 / size_of::<E>())
+        // Bytes that one input column of a single output row takes.
+        let column = g.kernel[0] * self.height(1) * self.channels * size_of::<E>();
+        (self.width(g.output[2]) * column > BAND_BYTES)
+            .then(|| (BAND_BYTES / (g.stride[2] * column)).clamp(1, g.output[2]))
+    }
+
+    /// Input pixels of a row that `pixels` outputs read.
+    fn width(&self, pixels: usize) -> usize {
+        (pixels - 1) * self.geometry.stride[2] + self.geometry.kernel[2]
+    }
+
+    /// Elements of one copied input row.
+    fn pitch(&self) -> usize {
+        let pixels = self.window().unwrap_or(self.geometry.output[2]);
+        (self.width(pixels) * self.channels).next_multiple_of(64 / size_of::<E>())
     }
 
     /// Copied input rows of `rows` output rows of one image, for one kernel depth.
@@ -104,13 +117,14 @@ impl<E: Elem> Bands<'_, E> {
 
     /// Most output rows of a block.
     fn most(&self) -> usize {
+        if self.window().is_some() {
+            return 1;
+        }
         let g = self.geometry;
         let row = self.pitch() * size_of::<E>() * g.kernel[0];
-        let mut rows = 1;
-        while rows < g.output[1] && self.height(rows + 1) * row <= BAND_BYTES {
-            rows += 1;
-        }
-        rows
+        let fixed = self.height(1);
+        let fits = (BAND_BYTES / row.max(1)).saturating_sub(fixed) / g.stride[1] + 1;
+        fits.min(g.output[1])
     }
 }
 
@@ -123,21 +137,26 @@ impl<E: Elem> Source<E> for Bands<'_, E> {
     }
     fn fit(&self, row: usize, rows: usize) -> usize {
         let [_, h, w] = self.geometry.output;
-        let y = row / w % h;
-        let rows_left = (h - y).min(self.most());
-        rows.min(rows_left * w - row % w)
+        let (x, y) = (row % w, row / w % h);
+        match self.window() {
+            Some(pixels) => rows.min(pixels).min(w - x),
+            None => rows.min((h - y).min(self.most()) * w - x),
+        }
     }
     fn stage_bytes(&self, _rows: usize, _pitch: usize) -> usize {
         self.geometry.kernel[0] * self.height(self.most()) * self.pitch() * size_of::<E>()
     }
     unsafe fn stage(&self, row: usize, rows: usize, _k: Range<usize>, stage: *mut u8, _pitch: usize) {
         let g = self.geometry;
-        let (n, [z, first, _]) = g.place(row);
-        let (_, [_, last, _]) = g.place(row + rows - 1);
+        let (n, [z, first, x]) = g.place(row);
+        let (_, [_, last, end]) = g.place(row + rows - 1);
         let (pitch, height, needed) = (self.pitch(), self.height(self.most()), self.height(last - first + 1));
-        let width = (g.output[2] - 1) * g.stride[2] + g.kernel[2];
-        let left = g.pad[2].min(width);
-        let inside = g.input[2].min(width - left);
+        let (x, end) = if self.window().is_some() { (x, end + 1) } else { (0, g.output[2]) };
+        // Input pixels start .. start + width of every row, the border included.
+        let (start, width) = ((x * g.stride[2]) as isize - g.pad[2] as isize, self.width(end - x));
+        let left = usize::try_from(-start).unwrap_or(0).min(width);
+        let from = usize::try_from(start).unwrap_or(0).min(g.input[2]);
+        let inside = (g.input[2] - from).min(width - left);
         let right = width - left - inside;
         let c = self.channels;
         for kz in 0..g.kernel[0] {
@@ -151,10 +170,11 @@ impl<E: Elem> Source<E> for Bands<'_, E> {
                         std::ptr::write_bytes(to, 0, width * c);
                         continue;
                     };
-                    let from = self.base.offset(
+                    let from = self.base.wrapping_offset(
                         n as isize * g.batch_stride
                             + z as isize * g.input_stride[0]
-                            + y as isize * g.input_stride[1],
+                            + y as isize * g.input_stride[1]
+                            + from as isize * g.input_stride[2],
                     );
                     std::ptr::write_bytes(to, 0, left * c);
                     let to = to.add(left * c);
@@ -175,8 +195,9 @@ impl<E: Elem> Source<E> for Bands<'_, E> {
     }
     unsafe fn point(&self, block: usize, row: usize, rows: usize, stage: *mut u8, table: *mut *const E) {
         let g = self.geometry;
-        let (_, [_, first, _]) = g.place(block);
+        let (_, [_, first, x0]) = g.place(block);
         let (_, [_, mut y, mut x]) = g.place(row);
+        let x0 = if self.window().is_some() { x0 } else { 0 };
         let (pitch, height) = (self.pitch(), self.height(self.most()));
         for i in 0..rows {
             let mut tap = i;
@@ -185,7 +206,7 @@ impl<E: Elem> Source<E> for Bands<'_, E> {
                     let at = kz * height + (y - first) * g.stride[1] + ky * g.dilation[1];
                     // SAFETY: a row of the staged block; tap / rows < taps.
                     unsafe {
-                        let p = stage.cast::<E>().add(at * pitch + x * g.stride[2] * self.channels);
+                        let p = stage.cast::<E>().add(at * pitch + (x - x0) * g.stride[2] * self.channels);
                         table.add(tap).write(p);
                     }
                     tap += rows;

@@ -191,6 +191,11 @@ impl<E: Elem> Sweep<E> {
         Sweep { micro, n, taps, run, out, residual, block, tap_step, run_step }
     }
 
+    /// Whether C is written once only, after everything that its place held was read.
+    pub fn is_single_pass(&self) -> bool {
+        self.tap_step >= self.taps && self.run_step >= self.run
+    }
+
     /// Scratch that [`Sweep::run`] needs with `source`.
     pub fn scratch_bytes(&self, source: &impl Source<E>) -> usize {
         self.table_bytes() + source.stage_bytes(self.block, self.pitch())

@@ -1,0 +1,394 @@
+//! From an operator's [`Epilogue`] to what the matrix kernels do with their sums.
+//!
+//! A bias, one added matrix and clipping happen in registers. Longer chains of one running value (activations, then
+//! sums or products with constants and further operands) run over each finished block while it is in L1.
+
+use super::lanes::Elem;
+use super::rows::RowMap;
+use super::sweep::{Finish, Post};
+use crate::cpu::math;
+use crate::cpu::simd::{Simd, Task, dispatch};
+use crate::{Args, Isa, Operand, Reject, TensorDesc};
+use engraft_network::{BinaryOp, DType, Expr, ExprNode, UnaryOp};
+use engraft_network::ops::Epilogue;
+use smallvec::SmallVec;
+
+/// An element type of the matrix operators with what epilogues need to know of it.
+pub trait Number: Elem {
+    /// Whether [`Chain`] runs on it.
+    const CHAINS: bool;
+    /// The value of a literal, rounded as a literal of this type is.
+    fn literal(x: f64) -> Self;
+    const LOWEST: Self;
+    const HIGHEST: Self;
+}
+
+macro_rules! number {
+    ($($t:ty, $chains:literal, $low:expr, $high:expr;)*) => {$(
+        impl Number for $t {
+            const CHAINS: bool = $chains;
+            fn literal(x: f64) -> Self {
+                x as $t
+            }
+            const LOWEST: Self = $low;
+            const HIGHEST: Self = $high;
+        }
+    )*};
+}
+number! {
+    f32, true, f32::NEG_INFINITY, f32::INFINITY;
+    f64, false, f64::NEG_INFINITY, f64::INFINITY;
+    i32, false, i32::MIN, i32::MAX;
+    i64, false, i64::MIN, i64::MAX;
+}
+
+/// One step of a chain: the running value becomes `op(value, ..)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Step {
+    Unary(UnaryOp),
+    /// With a literal; the literal comes first where `reversed`.
+    Literal {
+        op: BinaryOp,
+        value: f64,
+        reversed: bool,
+    },
+    /// With an operand of the expression.
+    Extra {
+        op: BinaryOp,
+        input: u16,
+        reversed: bool,
+    },
+}
+
+/// The steps of `expr` in order, if it is a chain from input 0 on.
+fn chain(expr: &Expr) -> Option<SmallVec<[Step; 4]>> {
+    let nodes = expr.nodes();
+    let mut steps = SmallVec::new();
+    let mut at = nodes.len().checked_sub(1)?;
+    // What a node is, other than a link of the chain.
+    let leaf = |i: u16, op: BinaryOp, reversed: bool| match nodes[usize::from(i)] {
+        ExprNode::Const(c) if c.dtype().is_float() || c.to_f64().abs() < 2f64.powi(53) => {
+            Some(Step::Literal { op, value: c.to_f64(), reversed })
+        }
+        ExprNode::Input(input) if input > 0 => Some(Step::Extra { op, input, reversed }),
+        _ => None,
+    };
+    loop {
+        at = usize::from(match nodes[at] {
+            ExprNode::Input(0) => break,
+            ExprNode::Unary(op, a) => {
+                steps.push(Step::Unary(op));
+                a
+            }
+            ExprNode::Binary(BinaryOp::Mul, a, b) if nodes[usize::from(b)] == ExprNode::Unary(UnaryOp::Sigmoid, a) => {
+                steps.push(Step::Unary(UnaryOp::Silu));
+                a
+            }
+            ExprNode::Binary(BinaryOp::Mul, a, b) if nodes[usize::from(a)] == ExprNode::Unary(UnaryOp::Sigmoid, b) => {
+                steps.push(Step::Unary(UnaryOp::Silu));
+                b
+            }
+            ExprNode::Binary(op, a, b) => {
+                if let Some(step) = leaf(b, op, false) {
+                    steps.push(step);
+                    a
+                } else {
+                    steps.push(leaf(a, op, true)?);
+                    b
+                }
+            }
+            _ => return None,
+        });
+    }
+    steps.reverse();
+    Some(steps)
+}
+
+fn has_vector_form(step: &Step) -> bool {
+    use BinaryOp::{Add, Div, Max, Min, Mul, Sub};
+    match step {
+        Step::Unary(op) => {
+            use UnaryOp::*;
+            matches!(
+                op,
+                Neg | Abs | Recip | Sqrt | Exp | Log | Tanh | Erf | Sigmoid | Softplus | Relu | Gelu | GeluTanh | Silu | HardSwish
+            )
+        }
+        Step::Literal { op, .. } | Step::Extra { op, .. } => matches!(op, Add | Sub | Mul | Div | Max | Min),
+    }
+}
+
+/// An operand of the epilogue as rows of the output see it.
+#[derive(Clone, Copy, Debug)]
+struct Extra {
+    /// Position among the node's operands.
+    input: usize,
+    rows: RowMap,
+    /// 1, or 0 where one value serves all columns.
+    col: isize,
+}
+
+/// An operator's epilogue, made ready for concrete operands.
+#[derive(Clone, Debug)]
+pub struct Finisher<E> {
+    bias: Option<usize>,
+    residual: Option<Extra>,
+    clip: Option<(E, E)>,
+    steps: SmallVec<[Step; 4]>,
+    extras: SmallVec<[Extra; 2]>,
+    isa: Isa,
+}
+
+/// Rows of `desc`, an operand that broadcasts to `shape`, over all axes of `shape` but the last.
+fn rows_of(desc: &TensorDesc, shape: &[usize]) -> Result<(RowMap, isize), Reject> {
+    let shift = shape.len().checked_sub(desc.rank()).ok_or_else(|| Reject::new("operand of higher rank than the result"))?;
+    let stride = |axis: usize| match axis.checked_sub(shift) {
+        Some(a) if desc.shape[a] != 1 => desc.strides[a],
+        _ => 0,
+    };
+    let last = shape.len() - 1;
+    let rows = RowMap::new((0..last).map(|a| (shape[a], stride(a))))
+        .ok_or_else(|| Reject::new("rows at more than four strides"))?;
+    Ok((rows, if shape[last] == 1 { 0 } else { stride(last) }))
+}
+
+/// Rows of a result or dense-channel operand: the last axis must have stride 1 (or one element).
+pub fn dense_rows(desc: &TensorDesc) -> Result<RowMap, Reject> {
+    let (rows, col) = rows_of(desc, &desc.shape)?;
+    if col == 1 || desc.shape.last() == Some(&1) {
+        Ok(rows)
+    } else {
+        Err(Reject::new("last axis is not contiguous"))
+    }
+}
+
+impl<E: Number> Finisher<E> {
+    /// `first` is the position of the epilogue's first operand.
+    ///
+    /// # Errors
+    /// An operand whose strides or type the kernels do not read in place, or an expression that is no chain of
+    /// vectorised steps.
+    pub fn new(
+        epilogue: &Epilogue,
+        inputs: &[Operand<'_>],
+        first: usize,
+        output: &TensorDesc,
+        isa: Isa,
+    ) -> Result<Self, Reject> {
+        let mut finisher =
+            Finisher { bias: None, residual: None, clip: None, steps: SmallVec::new(), extras: SmallVec::new(), isa };
+        let mut next = first;
+        if epilogue.bias {
+            let desc = &inputs.get(first).ok_or_else(|| Reject::new("the bias is missing"))?.desc;
+            if desc.dtype != output.dtype || desc.strides.last() != Some(&1) && desc.count() != 1 {
+                return Err(Reject::new("the bias is not contiguous"));
+            }
+            finisher.bias = Some(first);
+            next += 1;
+        }
+        let Some(expr) = &epilogue.post else { return Ok(finisher) };
+        let steps = chain(expr).ok_or_else(|| Reject::new("the epilogue is not a chain of one value"))?;
+        for step in &steps {
+            let Step::Extra { input, .. } = *step else { continue };
+            let position = next + usize::from(input) - 1;
+            let desc = &inputs.get(position).ok_or_else(|| Reject::new("an epilogue operand is missing"))?.desc;
+            if desc.dtype != output.dtype {
+                return Err(Reject::new("an epilogue operand of another type"));
+            }
+            let (rows, col) = rows_of(desc, &output.shape)?;
+            if !matches!(col, 0 | 1) {
+                return Err(Reject::new("an epilogue operand's last axis is not contiguous"));
+            }
+            finisher.extras.push(Extra { input: position, rows, col });
+        }
+        let mut extra = 0;
+        let mut rest = &steps[..];
+        if let [Step::Extra { op: BinaryOp::Add, .. }, more @ ..] = rest
+            && (finisher.extras[0].col == 1 || output.shape.last() == Some(&1))
+        {
+            finisher.residual = Some(finisher.extras[0]);
+            (rest, extra) = (more, 1);
+        }
+        while let [step, more @ ..] = rest {
+            let (op, bound) = match *step {
+                Step::Unary(UnaryOp::Relu) => (BinaryOp::Max, 0.0),
+                Step::Literal { op: op @ (BinaryOp::Max | BinaryOp::Min), value, .. } if !value.is_nan() => (op, value),
+                _ => break,
+            };
+            let bound = E::literal(bound);
+            let (low, high) = finisher.clip.unwrap_or((E::LOWEST, E::HIGHEST));
+            finisher.clip = Some(match op {
+                BinaryOp::Max => (low.at_least(bound), high.at_least(bound)),
+                _ => (low.at_most(bound), high.at_most(bound)),
+            });
+            rest = more;
+        }
+        if !rest.is_empty() && (!E::CHAINS || !rest.iter().all(has_vector_form)) {
+            return Err(Reject::new("the epilogue has a step without a vector form"));
+        }
+        finisher.steps = rest.into();
+        finisher.extras.drain(..extra);
+        Ok(finisher)
+    }
+
+    /// Rows of the residual; those of `out` where there is none.
+    pub fn residual_rows(&self, out: RowMap) -> RowMap {
+        self.residual.map_or(out, |extra| extra.rows)
+    }
+
+    /// Nanoseconds that the steps outside of registers take per element, roughly.
+    pub fn cost_per_element(&self) -> f64 {
+        let step = |s: &Step| match s {
+            Step::Unary(UnaryOp::Relu | UnaryOp::HardSwish | UnaryOp::Neg | UnaryOp::Abs) => 0.05,
+            Step::Unary(_) => 0.4,
+            _ => 0.1,
+        };
+        self.steps.iter().map(step).sum()
+    }
+
+    /// Whether the result may take the place of operand `input`.
+    pub fn in_place(&self, input: usize) -> bool {
+        self.residual.is_some_and(|extra| extra.input == input)
+            && self.extras.iter().all(|extra| extra.input != input)
+    }
+
+    /// Calls `f` with the epilogue for the columns from `col0` on, whose pointers start there.
+    ///
+    /// # Safety
+    /// `args` holds the operands that the finisher was made for.
+    pub unsafe fn with<R>(&self, args: &Args<'_>, col0: usize, f: impl FnOnce(&Finish<'_, E>) -> R) -> R {
+        let at = |extra: &Extra| {
+            args.inputs[extra.input].cast::<E>().wrapping_offset(col0 as isize * extra.col)
+        };
+        let bias = self.bias.map_or(std::ptr::null(), |i| args.inputs[i].cast::<E>().wrapping_add(col0));
+        let residual = self.residual.as_ref().map_or(std::ptr::null(), at);
+        if self.steps.is_empty() {
+            return f(&Finish { bias, residual, clip: self.clip, post: None });
+        }
+        let bases: SmallVec<[*const E; 2]> = self.extras.iter().map(at).collect();
+        let chain = Chain { finisher: self, bases };
+        f(&Finish { bias, residual, clip: self.clip, post: Some(&chain) })
+    }
+}
+
+/// Steps over finished blocks.
+struct Chain<'a, E> {
+    finisher: &'a Finisher<E>,
+    bases: SmallVec<[*const E; 2]>,
+}
+
+impl<E: Number> Post<E> for Chain<'_, E> {
+    unsafe fn apply(&self, c: &[*mut E], row: usize, col: usize, cols: usize) {
+        debug_assert!(E::CHAINS);
+        // `E` is f32 (the only type with CHAINS); casts keep this generic code out of the type's way.
+        let mut extras: SmallVec<[(*const f32, isize); 2]> = SmallVec::new();
+        for (i, p) in c.iter().enumerate() {
+            extras.clear();
+            for (extra, base) in self.finisher.extras.iter().zip(&self.bases) {
+                let at = extra.rows.offset(row + i) + col as isize * extra.col;
+                extras.push((base.wrapping_offset(at).cast(), extra.col));
+            }
+            let run = Run { steps: &self.finisher.steps, extras: &extras, c: p.wrapping_add(col).cast(), n: cols };
+            dispatch(self.finisher.isa, run);
+        }
+    }
+}
+
+/// The steps over `n` consecutive values.
+struct Run<'a> {
+    steps: &'a [Step],
+    /// First value and column stride of each extra, in the steps' order.
+    extras: &'a [(*const f32, isize)],
+    c: *mut f32,
+    n: usize,
+}
+
+impl Task for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut at = 0;
+        while at < self.n {
+            let n = S::LANES.min(self.n - at);
+            // SAFETY: `n` values from `at` on are part of the row, here and in every extra.
+            unsafe {
+                let p = self.c.add(at);
+                let mut v = if n == S::LANES { s.load(p) } else { s.load_n(p, n) };
+                let mut extra = 0;
+                for step in self.steps {
+                    v = match *step {
+                        Step::Unary(op) => unary(s, op, v),
+                        Step::Literal { op, value, reversed } => binary(s, op, v, s.splat(value as f32), reversed),
+                        Step::Extra { op, reversed, .. } => {
+                            let (base, col) = self.extras[extra];
+                            extra += 1;
+                            let w = if col == 0 {
+                                s.splat(*base)
+                            } else if n == S::LANES {
+                                s.load(base.add(at))
+                            } else {
+                                s.load_n(base.add(at), n)
+                            };
+                            binary(s, op, v, w, reversed)
+                        }
+                    };
+                }
+                if n == S::LANES { s.store(p, v) } else { s.store_n(p, n, v) }
+            }
+            at += n;
+        }
+    }
+}
+
+#[inline(always)]
+fn unary<S: Simd>(s: S, op: UnaryOp, x: S::F) -> S::F {
+    match op {
+        UnaryOp::Neg => s.neg(x),
+        UnaryOp::Abs => s.abs(x),
+        UnaryOp::Recip => s.div(s.splat(1.0), x),
+        UnaryOp::Sqrt => s.sqrt(x),
+        UnaryOp::Exp => math::exp(s, x),
+        UnaryOp::Log => math::log(s, x),
+        UnaryOp::Tanh => math::tanh(s, x),
+        UnaryOp::Erf => math::erf(s, x),
+        UnaryOp::Sigmoid => math::sigmoid(s, x),
+        UnaryOp::Softplus => math::softplus(s, x),
+        UnaryOp::Gelu => math::gelu_erf(s, x),
+        UnaryOp::GeluTanh => math::gelu_tanh(s, x),
+        UnaryOp::Silu => s.mul(x, math::sigmoid(s, x)),
+        UnaryOp::HardSwish => {
+            let gate = s.fma(x, s.splat(1.0 / 6.0), s.splat(0.5));
+            s.mul(x, s.min(s.splat(1.0), s.max(s.zero(), gate)))
+        }
+        // Relu; the others have no vector form and were refused.
+        _ => s.max(s.zero(), x),
+    }
+}
+
+#[inline(always)]
+fn binary<S: Simd>(s: S, op: BinaryOp, v: S::F, w: S::F, reversed: bool) -> S::F {
+    let (a, b) = if reversed { (w, v) } else { (v, w) };
+    match op {
+        BinaryOp::Sub => s.sub(a, b),
+        BinaryOp::Mul => s.mul(a, b),
+        BinaryOp::Div => s.div(a, b),
+        BinaryOp::Max => s.max_nan(a, b),
+        BinaryOp::Min => s.min_nan(a, b),
+        // Add; the others have no vector form and were refused.
+        _ => s.add(a, b),
+    }
+}
+
+/// The type of a tensor that kernels over `E` compute.
+pub fn is_type<E: Number>(dtype: DType) -> bool {
+    use std::any::TypeId;
+    let id = TypeId::of::<E>();
+    match dtype {
+        DType::F32 => id == TypeId::of::<f32>(),
+        DType::F64 => id == TypeId::of::<f64>(),
+        DType::I32 | DType::U32 => id == TypeId::of::<i32>(),
+        DType::I64 | DType::U64 => id == TypeId::of::<i64>(),
+        _ => false,
+    }
+}
