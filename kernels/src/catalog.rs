@@ -15,3 +15,42 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         // Families, fastest first; one line per family: `rows.extend_from_slice(crate::cpu::gemm::tactics());`
         rows.extend_from_slice(crate::cpu::conv::tactics());
         rows.extend_from_slice(crate::cpu::gemm::tactics());
+        rows.extend_from_slice(crate::cpu::pointwise::tactics());
+        // The reference stands last and takes everything.
+        rows.push(&crate::reference::ReferenceTactic);
+        rows
+    })
+}
+
+/// The tactics that take `p`, with their estimates, in catalog order; and why the others do not.
+pub fn candidates(p: &Problem<'_>) -> (Vec<(&'static dyn Tactic, Fit)>, Vec<(&'static str, Reject)>) {
+    let (mut fits, mut rejects) = (Vec::new(), Vec::new());
+    for t in cpu() {
+        match t.accepts(p) {
+            Ok(fit) => fits.push((*t, fit)),
+            Err(r) => rejects.push((t.id(), r)),
+        }
+    }
+    (fits, rejects)
+}
+
+/// The tactic with the lowest estimate that is optimised, else the reference. `None` if nothing takes the problem.
+pub fn best(p: &Problem<'_>) -> Option<(&'static dyn Tactic, Fit)> {
+    let mut best: Option<(&'static dyn Tactic, Fit)> = None;
+    for t in cpu() {
+        if t.class() == Class::Reference && best.is_some() {
+            continue;
+        }
+        if let Ok(fit) = t.accepts(p)
+            && best.is_none_or(|(_, b)| fit.cost_ns < b.cost_ns)
+        {
+            best = Some((*t, fit));
+        }
+    }
+    best
+}
+
+/// The row of that name.
+pub fn by_id(id: &str) -> Option<&'static dyn Tactic> {
+    cpu().iter().copied().find(|t| t.id() == id)
+}
