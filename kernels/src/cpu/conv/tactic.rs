@@ -58,7 +58,8 @@ struct ConvKernel<E: 'static> {
 /// # Errors
 /// More than three spatial axes, or channels that are not consecutive.
 pub fn geometry(op: &Conv, x: &TensorDesc, w: &TensorDesc, out: &TensorDesc) -> Result<Geometry, Reject> {
-    let spatial = x.rank().checked_sub(2).filter(|s| (1..=3).contains(s)).ok_or_else(|| Reject::new("rank"))?;
+    let spatial =
+        x.rank().checked_sub(2).filter(|s| (1..=3).contains(s)).ok_or_else(|| Reject::new("rank"))?;
     if x.strides[spatial + 1] != 1 && x.shape[spatial + 1] != 1 {
         return Err(Reject::new("channels of the input are not consecutive"));
     }
@@ -186,7 +187,8 @@ impl<E: Number> Tactic for ConvTactic<E> {
         let weights = (kernel.groups * kernel.packed_group * size_of::<E>()) as f64;
         let traffic = weights / if weights > 8e6 { 12.0 } else { 60.0 };
         let pack = if kernel.constant { 0.0 } else { weights / 8.0 };
-        let tables = (m * kernel.sweep.taps) as f64 * if matches!(kernel.rows, Rows::Plain(_)) { 0.3 } else { 1.0 };
+        let tables =
+            (m * kernel.sweep.taps) as f64 * if matches!(kernel.rows, Rows::Plain(_)) { 0.3 } else { 1.0 };
         let post = (m * kernel.n) as f64 * (0.05 + kernel.finisher.cost_per_element());
         let threads = p.threads.min(kernel.phases.iter().copied().max().unwrap_or(1)).max(1) as f64;
         Ok(Fit { cost_ns: 100.0 + (work.max(traffic) + tables + pack + post) / threads })
@@ -249,7 +251,8 @@ impl<E: Number> ConvKernel<E> {
             // SAFETY: the group's columns lie inside the weights, its panels inside the workspace.
             unsafe {
                 let data = args.inputs[1].cast::<E>().add(group * self.n);
-                let to = args.workspace.cast::<E>().add(group * self.packed_group + panel * E::PANEL * self.k);
+                let to =
+                    args.workspace.cast::<E>().add(group * self.packed_group + panel * E::PANEL * self.k);
                 let from = Matrix { data, row: (self.groups * self.n) as isize, col: 1 };
                 pack::pack_panel(from, self.k, self.n, panel * E::PANEL, to);
             }

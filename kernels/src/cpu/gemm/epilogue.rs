@@ -9,8 +9,8 @@ use super::sweep::{Finish, Post};
 use crate::cpu::math;
 use crate::cpu::simd::{Simd, Task, dispatch};
 use crate::{Args, Isa, Operand, Reject, TensorDesc};
-use engraft_network::{BinaryOp, DType, Expr, ExprNode, UnaryOp};
 use engraft_network::ops::Epilogue;
+use engraft_network::{BinaryOp, DType, Expr, ExprNode, UnaryOp};
 use smallvec::SmallVec;
 
 /// An element type of the matrix operators with what epilogues need to know of it.
@@ -80,11 +80,15 @@ fn chain(expr: &Expr) -> Option<SmallVec<[Step; 4]>> {
                 steps.push(Step::Unary(op));
                 a
             }
-            ExprNode::Binary(BinaryOp::Mul, a, b) if nodes[usize::from(b)] == ExprNode::Unary(UnaryOp::Sigmoid, a) => {
+            ExprNode::Binary(BinaryOp::Mul, a, b)
+                if nodes[usize::from(b)] == ExprNode::Unary(UnaryOp::Sigmoid, a) =>
+            {
                 steps.push(Step::Unary(UnaryOp::Silu));
                 a
             }
-            ExprNode::Binary(BinaryOp::Mul, a, b) if nodes[usize::from(a)] == ExprNode::Unary(UnaryOp::Sigmoid, b) => {
+            ExprNode::Binary(BinaryOp::Mul, a, b)
+                if nodes[usize::from(a)] == ExprNode::Unary(UnaryOp::Sigmoid, b) =>
+            {
                 steps.push(Step::Unary(UnaryOp::Silu));
                 b
             }
@@ -111,7 +115,20 @@ fn has_vector_form(step: &Step) -> bool {
             use UnaryOp::*;
             matches!(
                 op,
-                Neg | Abs | Recip | Sqrt | Exp | Log | Tanh | Erf | Sigmoid | Softplus | Relu | Gelu | GeluTanh | Silu | HardSwish
+                Neg | Abs
+                    | Recip
+                    | Sqrt
+                    | Exp
+                    | Log
+                    | Tanh
+                    | Erf
+                    | Sigmoid
+                    | Softplus
+                    | Relu
+                    | Gelu
+                    | GeluTanh
+                    | Silu
+                    | HardSwish
             )
         }
         Step::Literal { op, .. } | Step::Extra { op, .. } => matches!(op, Add | Sub | Mul | Div | Max | Min),
@@ -141,7 +158,10 @@ pub struct Finisher<E> {
 
 /// Rows of `desc`, an operand that broadcasts to `shape`, over all axes of `shape` but the last.
 fn rows_of(desc: &TensorDesc, shape: &[usize]) -> Result<(RowMap, isize), Reject> {
-    let shift = shape.len().checked_sub(desc.rank()).ok_or_else(|| Reject::new("operand of higher rank than the result"))?;
+    let shift = shape
+        .len()
+        .checked_sub(desc.rank())
+        .ok_or_else(|| Reject::new("operand of higher rank than the result"))?;
     let stride = |axis: usize| match axis.checked_sub(shift) {
         Some(a) if desc.shape[a] != 1 => desc.strides[a],
         _ => 0,
@@ -175,8 +195,14 @@ impl<E: Number> Finisher<E> {
         output: &TensorDesc,
         isa: Isa,
     ) -> Result<Self, Reject> {
-        let mut finisher =
-            Finisher { bias: None, residual: None, clip: None, steps: SmallVec::new(), extras: SmallVec::new(), isa };
+        let mut finisher = Finisher {
+            bias: None,
+            residual: None,
+            clip: None,
+            steps: SmallVec::new(),
+            extras: SmallVec::new(),
+            isa,
+        };
         let mut next = first;
         if epilogue.bias {
             let desc = &inputs.get(first).ok_or_else(|| Reject::new("the bias is missing"))?.desc;
@@ -191,7 +217,8 @@ impl<E: Number> Finisher<E> {
         for step in &steps {
             let Step::Extra { input, .. } = *step else { continue };
             let position = next + usize::from(input) - 1;
-            let desc = &inputs.get(position).ok_or_else(|| Reject::new("an epilogue operand is missing"))?.desc;
+            let desc =
+                &inputs.get(position).ok_or_else(|| Reject::new("an epilogue operand is missing"))?.desc;
             if desc.dtype != output.dtype {
                 return Err(Reject::new("an epilogue operand of another type"));
             }
@@ -212,7 +239,9 @@ impl<E: Number> Finisher<E> {
         while let [step, more @ ..] = rest {
             let (op, bound) = match *step {
                 Step::Unary(UnaryOp::Relu) => (BinaryOp::Max, 0.0),
-                Step::Literal { op: op @ (BinaryOp::Max | BinaryOp::Min), value, .. } if !value.is_nan() => (op, value),
+                Step::Literal { op: op @ (BinaryOp::Max | BinaryOp::Min), value, .. } if !value.is_nan() => {
+                    (op, value)
+                }
                 _ => break,
             };
             let bound = E::literal(bound);
@@ -257,9 +286,8 @@ impl<E: Number> Finisher<E> {
     /// # Safety
     /// `args` holds the operands that the finisher was made for.
     pub unsafe fn with<R>(&self, args: &Args<'_>, col0: usize, f: impl FnOnce(&Finish<'_, E>) -> R) -> R {
-        let at = |extra: &Extra| {
-            args.inputs[extra.input].cast::<E>().wrapping_offset(col0 as isize * extra.col)
-        };
+        let at =
+            |extra: &Extra| args.inputs[extra.input].cast::<E>().wrapping_offset(col0 as isize * extra.col);
         let bias = self.bias.map_or(std::ptr::null(), |i| args.inputs[i].cast::<E>().wrapping_add(col0));
         let residual = self.residual.as_ref().map_or(std::ptr::null(), at);
         if self.steps.is_empty() {
@@ -288,7 +316,8 @@ impl<E: Number> Post<E> for Chain<'_, E> {
                 let at = extra.rows.offset(row + i) + col as isize * extra.col;
                 extras.push((base.wrapping_offset(at).cast(), extra.col));
             }
-            let run = Run { steps: &self.finisher.steps, extras: &extras, c: p.wrapping_add(col).cast(), n: cols };
+            let run =
+                Run { steps: &self.finisher.steps, extras: &extras, c: p.wrapping_add(col).cast(), n: cols };
             dispatch(self.finisher.isa, run);
         }
     }
@@ -319,7 +348,9 @@ impl Task for Run<'_> {
                 for step in self.steps {
                     v = match *step {
                         Step::Unary(op) => unary(s, op, v),
-                        Step::Literal { op, value, reversed } => binary(s, op, v, s.splat(value as f32), reversed),
+                        Step::Literal { op, value, reversed } => {
+                            binary(s, op, v, s.splat(value as f32), reversed)
+                        }
                         Step::Extra { op, reversed, .. } => {
                             let (base, col) = self.extras[extra];
                             extra += 1;

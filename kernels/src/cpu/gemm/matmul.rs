@@ -150,7 +150,9 @@ impl<E: Number> MatMulTactic<E> {
         let (row, col) = (right.row, right.col);
         let weights = if constant {
             Weights::Packed
-        } else if grid.tasks() == 1 || packed_matrix.div_ceil(grid.across) * size_of::<E>() <= LOCAL_BYTES && grid.down <= 2 {
+        } else if grid.tasks() == 1
+            || packed_matrix.div_ceil(grid.across) * size_of::<E>() <= LOCAL_BYTES && grid.down <= 2
+        {
             Weights::Local { row, col }
         } else {
             Weights::Shared { row, col }
@@ -286,7 +288,8 @@ impl<E: Number> MatMulKernel<E> {
             // SAFETY: B has a matrix there, and the workspace room for all of them.
             unsafe {
                 let data = args.inputs[1].cast::<E>().offset(self.b.offset(matrix));
-                let out = args.workspace.cast::<E>().add(matrix * self.packed_matrix + panel * E::PANEL * self.k);
+                let out =
+                    args.workspace.cast::<E>().add(matrix * self.packed_matrix + panel * E::PANEL * self.k);
                 pack::pack_panel(Matrix { data, row, col }, self.k, self.sweep.n, panel * E::PANEL, out);
             }
         }
@@ -313,7 +316,13 @@ impl<E: Number> MatMulKernel<E> {
                     let data = args.inputs[1].cast::<E>().offset(self.b.offset(index));
                     for panel in panels.clone() {
                         let to = out.add(panel * E::PANEL * self.k);
-                        pack::pack_panel(Matrix { data, row, col }, self.k, self.sweep.n, panel * E::PANEL, to);
+                        pack::pack_panel(
+                            Matrix { data, row, col },
+                            self.k,
+                            self.sweep.n,
+                            panel * E::PANEL,
+                            to,
+                        );
                     }
                     (out, args.scratch.add(self.packed_matrix * size_of::<E>()))
                 }

@@ -102,7 +102,11 @@ impl<E: Elem> Source<E> for Gathered<E> {
                 self.rows.point(self.base, row + i0, n, from.as_mut_ptr());
                 if self.step == 1 {
                     for i in 0..n {
-                        std::ptr::copy_nonoverlapping(from[i].add(k.start), out.add((i0 + i) * pitch), k.len());
+                        std::ptr::copy_nonoverlapping(
+                            from[i].add(k.start),
+                            out.add((i0 + i) * pitch),
+                            k.len(),
+                        );
                     }
                     continue;
                 }
