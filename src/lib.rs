@@ -15,6 +15,8 @@ pub const COMMIT: &str = env!("ENGRAFT_COMMIT");
 /// Target triple of this build.
 pub const TARGET: &str = env!("ENGRAFT_TARGET");
 
+pub use engraft_engine::{container, plan_cache};
 pub use engraft_kernels::{Serial, Workers};
 pub use engraft_network::{Bytes, DType, Tensor};
+pub use engraft_subgraph::onnx;
 pub use engraft_subgraph::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId};

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 /// The version of the format that this library writes, and the only one that it reads: plans are rebuilt, not converted.
 pub const FORMAT_VERSION: u32 = 1;
 
-const MAGIC: [u8; 8] = *b"\x89EGPLAN\n";
+pub const MAGIC: [u8; 8] = *b"\x89EGPLAN\n";
 const HEADER: usize = 128;
 /// Where the first section may begin.
 const BODY: u64 = 4096;

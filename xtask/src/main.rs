@@ -27,6 +27,7 @@ chores
   zoo           write the model zoo into target/zoo: [--only resnet50,bert_base]
   check-models  compare Engraft with ONNX Runtime's CPU provider on the zoo: [--help]
   bench         time Engraft against ONNX Runtime on the zoo: [--help]
+  growing       time a decoder whose shapes change with every run: [--help]
 
 environment
   ENGRAFT_PYTHON    the Python interpreter to make virtual environments with (3.11 or later)
@@ -60,6 +61,7 @@ fn run(arguments: &[String]) -> Result<(), Error> {
         "wheel" => python::build_wheel(&workspace).map(|wheel| println!("{}", wheel.display())),
         "zoo" => models::materialize(&workspace, rest),
         "check-models" => models::check(&workspace, rest),
+        "growing" => models::growing(&workspace, rest),
         "bench" => models::bench(&workspace, rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");

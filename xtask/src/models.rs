@@ -35,6 +35,11 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
     program(workspace, &environment_with_wheel(workspace)?, "measure", arguments)
 }
 
+/// Times a decoder whose shapes change with every run.
+pub fn growing(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
+    program(workspace, &environment_with_wheel(workspace)?, "growing", arguments)
+}
+
 fn environment_with_wheel(workspace: &Workspace) -> Result<Environment, Error> {
     let wheel = python::build_wheel(workspace)?;
     let environment = Environment::prepare(workspace, Path::new(REQUIREMENTS), &[])?;
