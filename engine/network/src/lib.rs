@@ -12,6 +12,7 @@ mod network;
 pub mod ops;
 mod patch;
 mod tensor;
+mod verify;
 
 pub use bind::BindError;
 pub use dim::{Dim, DimEnv, SymbolId};

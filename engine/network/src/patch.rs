@@ -119,7 +119,7 @@ impl<'a> Patch<'a> {
 }
 
 /// Types that cannot describe one value: some dim is fixed in both, with different sizes.
-fn conflicting(a: &TensorType, b: &TensorType) -> bool {
+pub(crate) fn conflicting(a: &TensorType, b: &TensorType) -> bool {
     a.shape.iter().zip(&b.shape).any(|(x, y)| matches!((x.fixed(), y.fixed()), (Some(m), Some(n)) if m != n))
 }
 
