@@ -11,7 +11,9 @@ impl Network {
         let mut defined = vec![false; self.values.len()];
         for (i, v) in self.values.iter().enumerate() {
             match v.def {
-                Def::Input(k) if self.inputs.get(k as usize).is_some_and(|o| o.index() == i) => defined[i] = true,
+                Def::Input(k) if self.inputs.get(k as usize).is_some_and(|o| o.index() == i) => {
+                    defined[i] = true
+                }
                 Def::Input(k) => return invalid(format!("value %{i} is not input {k}")),
                 Def::Constant(c) => match self.constants.get(c.index()) {
                     Some(t) if TensorType::of(t) == v.ty => defined[i] = true,

@@ -91,7 +91,9 @@ fn affine(s: &Sweep<'_>, id: NodeId, op: BinaryOp, x: ValueId, c: ValueId) -> Op
             }
             let weights = scaled_weights(net, producer, &scale)?;
             let bias = match old_bias {
-                Some(b) => Some(vector(b.iter().zip(&scale).map(|(b, f)| (f64::from(*b) * f) as f32).collect())?),
+                Some(b) => {
+                    Some(vector(b.iter().zip(&scale).map(|(b, f)| (f64::from(*b) * f) as f32).collect())?)
+                }
                 None => None,
             };
             Some(Folded { name, op: new_op, inputs, weights: Some(weights), bias })

@@ -179,13 +179,7 @@ fn is_power_of_two(c: f64) -> bool {
     c.is_normal() && c.to_bits() << 12 == 0 && (2f64.powi(-12)..=2f64.powi(12)).contains(&c.abs())
 }
 
-fn unary(
-    s: &mut Sweep<'_>,
-    name: String,
-    op: UnaryOp,
-    a: ValueId,
-    out: ValueId,
-) -> Result<(), NetworkError> {
+fn unary(s: &mut Sweep<'_>, name: String, op: UnaryOp, a: ValueId, out: ValueId) -> Result<(), NetworkError> {
     let Some((_, p)) = s.producer(a) else { return Ok(()) };
     let x = p.inputs.first().copied();
     match (op, &p.op, x) {
@@ -207,13 +201,7 @@ fn unary(
     }
 }
 
-fn cast(
-    s: &mut Sweep<'_>,
-    name: String,
-    to: DType,
-    a: ValueId,
-    out: ValueId,
-) -> Result<(), NetworkError> {
+fn cast(s: &mut Sweep<'_>, name: String, to: DType, a: ValueId, out: ValueId) -> Result<(), NetworkError> {
     let from = s.ty(a).dtype;
     if from == to {
         return s.replace(out, a);

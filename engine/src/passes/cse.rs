@@ -66,9 +66,7 @@ fn merge_constants(net: &mut Network) -> Result<usize, NetworkError> {
                     if small {
                         o == t
                     } else {
-                        o.dtype() == t.dtype()
-                            && o.shape() == t.shape()
-                            && std::ptr::eq(o.bytes(), t.bytes())
+                        o.dtype() == t.dtype() && o.shape() == t.shape() && std::ptr::eq(o.bytes(), t.bytes())
                     }
                 })
             };

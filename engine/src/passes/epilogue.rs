@@ -3,7 +3,9 @@
 use super::affine::{epilogue_mut, epilogue_of};
 use super::region::expression;
 use super::sweep::{Sweep, join, sweep};
-use engraft_network::{BinaryOp, DType, Dim, Expr, ExprNode, Network, NetworkError, NodeId, UnaryOp, ValueId};
+use engraft_network::{
+    BinaryOp, DType, Dim, Expr, ExprNode, Network, NetworkError, NodeId, UnaryOp, ValueId,
+};
 
 /// Operands of an epilogue besides the accumulators and the bias.
 const MAX_EXTRAS: usize = 4;
@@ -129,8 +131,8 @@ fn is_chain(post: &Expr) -> bool {
         at = usize::from(match nodes[at] {
             ExprNode::Input(k) => return k == 0,
             ExprNode::Unary(
-                Neg | Abs | Recip | Sqrt | Exp | Log | Tanh | Erf | Sigmoid | Softplus | Relu | Gelu | GeluTanh
-                | Silu | HardSwish,
+                Neg | Abs | Recip | Sqrt | Exp | Log | Tanh | Erf | Sigmoid | Softplus | Relu | Gelu
+                | GeluTanh | Silu | HardSwish,
                 a,
             ) => a,
             ExprNode::Binary(Add | Sub | Mul | Div | Max | Min, a, b) if leaf(b) => a,

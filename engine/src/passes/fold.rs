@@ -41,8 +41,7 @@ pub(super) fn run(net: &mut Network, big_transposes: bool) -> Result<usize, Netw
 
 /// Results of a node of constant operands; `None` where the result is not to be folded.
 fn evaluate(net: &Network, node: &engraft_network::Node) -> Option<Vec<Tensor>> {
-    let inputs: Vec<Tensor> =
-        node.inputs.iter().map(|v| net.constant(*v).cloned()).collect::<Option<_>>()?;
+    let inputs: Vec<Tensor> = node.inputs.iter().map(|v| net.constant(*v).cloned()).collect::<Option<_>>()?;
     let shapes: Vec<Vec<usize>> =
         node.outputs.iter().map(|v| net.ty(*v).fixed_shape()).collect::<Option<_>>()?;
     match (&node.op, inputs.as_slice()) {

@@ -19,9 +19,7 @@ fn visit(s: &mut Sweep<'_>, id: NodeId) -> Result<(), NetworkError> {
     match &node.op {
         Op::Reshape(_) | Op::Expand(_) if same => s.replace(out, x),
         Op::Tile(Tile { repeats }) if all_ones(repeats) => s.replace(out, x),
-        Op::Pad(Pad { before, after, .. })
-            if before.iter().chain(after).all(|d| d.fixed() == Some(0)) =>
-        {
+        Op::Pad(Pad { before, after, .. }) if before.iter().chain(after).all(|d| d.fixed() == Some(0)) => {
             s.replace(out, x)
         }
         Op::Concat(_) if node.inputs.len() == 1 => s.replace(out, x),
@@ -48,7 +46,8 @@ fn reshape(s: &mut Sweep<'_>, id: NodeId) -> Result<(), NetworkError> {
             if s.ty(source) == s.ty(out) {
                 return s.replace(out, source);
             }
-            let new = s.add(join([&*pname, &*name]), Reshape { shape: s.ty(out).shape.to_vec() }, &[source])?;
+            let new =
+                s.add(join([&*pname, &*name]), Reshape { shape: s.ty(out).shape.to_vec() }, &[source])?;
             s.replace(out, new)
         }
         // Axes that a reduction dropped and somebody puts back.
@@ -312,8 +311,7 @@ fn matmul(s: &mut Sweep<'_>, id: NodeId) -> Result<(), NetworkError> {
         let mut perm = t.perm.clone();
         perm.swap(r - 2, r - 1);
         let (source, pname) = (p.inputs[0], p.name.clone());
-        inputs[i] =
-            if is_identity(&perm) { source } else { s.add(pname, Transpose { perm }, &[source])? };
+        inputs[i] = if is_identity(&perm) { source } else { s.add(pname, Transpose { perm }, &[source])? };
         let flag = if i == 0 { &mut m.trans_a } else { &mut m.trans_b };
         *flag = !*flag;
         changed = true;

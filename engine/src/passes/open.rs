@@ -13,7 +13,8 @@ pub(super) fn run(net: &mut Network) -> Result<usize, NetworkError> {
         let nodes = p.expr.nodes().to_vec();
         // An operand that only takes part in the broadcast could not be left out.
         let all_used = (0..inputs.len()).all(|i| nodes.contains(&ExprNode::Input(i as u16)));
-        let literals_fit = nodes.iter().all(|n| !matches!(n, ExprNode::Const(c) if scalar_tensor(*c).is_none()));
+        let literals_fit =
+            nodes.iter().all(|n| !matches!(n, ExprNode::Const(c) if scalar_tensor(*c).is_none()));
         if !all_used || !literals_fit || matches!(nodes.last(), Some(ExprNode::Const(_)) | None) {
             return Ok(());
         }
