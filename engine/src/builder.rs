@@ -6,7 +6,7 @@ use crate::error::{BuildError, PlanError};
 use crate::layout;
 use crate::plan::{self, Manifest, PackedEntry, ToPack};
 use crate::program::{Program, Tuned, problem_size};
-use crate::timing::{NoTimings, Timings};
+use crate::timing_cache::TimingCache;
 use crate::tune;
 use engraft_kernels::{Class, Isa, Problem, Tactic, catalog};
 use engraft_network::{Network, NodeId, ops::eval_shape};
@@ -57,7 +57,7 @@ impl<'a> Builder<'a> {
     pub fn build(
         &self,
         mut network: Network,
-        timings: &mut dyn Timings,
+        timings: &TimingCache,
         writer: &mut ContainerWriter,
     ) -> Result<(), BuildError> {
         let config = self.config;
@@ -99,7 +99,7 @@ impl<'a> Builder<'a> {
     /// Builds into memory and loads.
     pub fn build_engine(&self, network: Network) -> Result<Arc<Engine>, BuildError> {
         let container =
-            ContainerWriter::in_memory(Fields::new(), |w| self.build(network, &mut NoTimings::default(), w))?;
+            ContainerWriter::in_memory(Fields::new(), |w| self.build(network, &TimingCache::in_memory(crate::fingerprint::cpu_model()), w))?;
         Ok(Engine::load_for(container, self.config.isa)?)
     }
 

@@ -20,11 +20,9 @@ pub mod pool;
 mod program;
 mod specialize;
 mod strides;
-mod timing;
 pub mod timing_cache;
 mod tune;
 
 pub use builder::{Assessment, Builder, BuilderConfig, ProfileShapes, assess};
 pub use engine::{Binding, Engine, LayerTime, OutputAllocator, OwnedOutputs, TensorRef};
 pub use error::{BuildError, PlanError, RunError};
-pub use timing::{NoTimings, Timings};

@@ -2,7 +2,7 @@
 
 use crate::pool::Pool;
 use crate::program::{Program, Tuned, problem_size};
-use crate::timing::Timings;
+use crate::timing_cache::TimingCache;
 use engraft_kernels::{Args, Class, Problem, Tactic, Workers};
 use engraft_network::{AlignedBytes, DType, NodeId, Op};
 use rustc_hash::FxHashMap;
@@ -31,7 +31,7 @@ pub(crate) fn tune(
     env: &[i64],
     threads: usize,
     budget: Duration,
-    timings: &mut dyn Timings,
+    timings: &TimingCache,
 ) -> Vec<Tuned> {
     if budget.is_zero() {
         return Vec::new();
@@ -122,7 +122,7 @@ fn fastest(
     signature: &str,
     pool: &Pool,
     deadline: Instant,
-    timings: &mut dyn Timings,
+    timings: &TimingCache,
 ) -> Option<(&'static str, u32)> {
     let mut best: Option<(&'static str, u32, f64)> = None;
     let mut bench: Option<Bench<'_>> = None;
@@ -135,7 +135,7 @@ fn fastest(
                 }
                 let bench = bench.get_or_insert_with(|| Bench::new(p));
                 let ns = bench.time(t, p, pool, deadline);
-                timings.put(signature, t.id(), t.version(), ns);
+                timings.insert(signature, t.id(), t.version(), ns);
                 ns
             }
         };
