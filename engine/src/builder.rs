@@ -96,10 +96,14 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Builds into memory and loads.
+    /// Builds into memory and loads; timings are forgotten.
     pub fn build_engine(&self, network: Network) -> Result<Arc<Engine>, BuildError> {
-        let container =
-            ContainerWriter::in_memory(Fields::new(), |w| self.build(network, &TimingCache::in_memory(crate::fingerprint::cpu_model()), w))?;
+        self.build_engine_with(network, &TimingCache::in_memory(crate::fingerprint::cpu_model()))
+    }
+
+    /// Builds into memory and loads.
+    pub fn build_engine_with(&self, network: Network, timings: &TimingCache) -> Result<Arc<Engine>, BuildError> {
+        let container = ContainerWriter::in_memory(Fields::new(), |w| self.build(network, timings, w))?;
         Ok(Engine::load_for(container, self.config.isa)?)
     }
 

@@ -150,7 +150,7 @@ fn attention() -> Network {
 fn attention_with_dynamic_shapes() {
     let net = attention();
     let cases: Vec<Vec<Tensor>> =
-        [(1, 5), (3, 4), (2, 1), (1, 33)].iter().map(|(b, s)| vec![random(&[*b, *s, 16], 40 + s)]).collect();
+        [(1, 5), (3, 4), (2, 1), (1, 33)].iter().map(|(b, s)| vec![random(&[*b, *s, 16], 40 + *s as u32)]).collect();
     check(&net, &cases);
 }
 

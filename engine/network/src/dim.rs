@@ -371,6 +371,12 @@ impl From<i64> for Dim {
     }
 }
 
+impl From<i32> for Dim {
+    fn from(n: i32) -> Dim {
+        Dim::Fixed(i64::from(n))
+    }
+}
+
 impl From<usize> for Dim {
     fn from(n: usize) -> Dim {
         Dim::Fixed(n as i64)

@@ -8,6 +8,7 @@ mod bind;
 mod dim;
 mod dtype;
 mod expr;
+mod interpret;
 mod network;
 pub mod ops;
 mod patch;
