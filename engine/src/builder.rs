@@ -102,7 +102,11 @@ impl<'a> Builder<'a> {
     }
 
     /// Builds into memory and loads.
-    pub fn build_engine_with(&self, network: Network, timings: &TimingCache) -> Result<Arc<Engine>, BuildError> {
+    pub fn build_engine_with(
+        &self,
+        network: Network,
+        timings: &TimingCache,
+    ) -> Result<Arc<Engine>, BuildError> {
         let container = ContainerWriter::in_memory(Fields::new(), |w| self.build(network, timings, w))?;
         Ok(Engine::load_for(container, self.config.isa)?)
     }

@@ -112,7 +112,14 @@ fn small_cnn() -> Network {
 #[test]
 fn convolutions_with_concat_and_residual() {
     let net = small_cnn();
-    check(&net, &[vec![random(&[1, 3, 6, 10], 11)], vec![random(&[2, 3, 9, 10], 12)], vec![random(&[3, 3, 1, 10], 13)]]);
+    check(
+        &net,
+        &[
+            vec![random(&[1, 3, 6, 10], 11)],
+            vec![random(&[2, 3, 9, 10], 12)],
+            vec![random(&[3, 3, 1, 10], 13)],
+        ],
+    );
 }
 
 /// Self-attention as exporters write it, with dynamic batch and sequence.
@@ -149,8 +156,10 @@ fn attention() -> Network {
 #[test]
 fn attention_with_dynamic_shapes() {
     let net = attention();
-    let cases: Vec<Vec<Tensor>> =
-        [(1, 5), (3, 4), (2, 1), (1, 33)].iter().map(|(b, s)| vec![random(&[*b, *s, 16], 40 + *s as u32)]).collect();
+    let cases: Vec<Vec<Tensor>> = [(1, 5), (3, 4), (2, 1), (1, 33)]
+        .iter()
+        .map(|(b, s)| vec![random(&[*b, *s, 16], 40 + *s as u32)])
+        .collect();
     check(&net, &cases);
 }
 
@@ -188,7 +197,12 @@ fn slices_and_nested_concats() {
     let mut net = Network::new("slices");
     let n = Dim::symbol(net.add_symbol("N", SymbolSource::InputDim { input: 0, axis: 0 }));
     let x = net.add_input("x", f32s(&[n.clone(), 12.into()]));
-    let range = |start: i64, len: i64, step: i64| ops::SliceRange { axis: 1, start: start.into(), len: len.into(), step };
+    let range = |start: i64, len: i64, step: i64| ops::SliceRange {
+        axis: 1,
+        start: start.into(),
+        len: len.into(),
+        step,
+    };
     let a = net.add("a", ops::Slice { ranges: vec![range(0, 6, 1)] }.into(), &[x]).unwrap();
     let b = net.add("b", ops::Slice { ranges: vec![range(11, 6, -2)] }.into(), &[x]).unwrap();
     let ea = net.add("ea", unary(UnaryOp::Exp), &[a]).unwrap();
@@ -205,7 +219,9 @@ fn slices_and_nested_concats() {
 fn wrong_inputs_are_named() {
     let engine = build(&attention(), Isa::best(), 1);
     let wrong_type = Tensor::zeros(DType::I64, &[1, 2, 16]).unwrap();
-    assert!(matches!(engine.run_tensors(&[wrong_type], &Serial), Err(RunError::InputType { name, .. }) if name == "x"));
+    assert!(
+        matches!(engine.run_tensors(&[wrong_type], &Serial), Err(RunError::InputType { name, .. }) if name == "x")
+    );
     let wrong_size = random(&[1, 2, 15], 1);
     let e = engine.run_tensors(&[wrong_size], &Serial).unwrap_err().to_string();
     assert!(e.contains("`x`") && e.contains("axis 2"), "{e}");
@@ -230,8 +246,9 @@ fn many_threads_share_an_engine() {
                 for i in 0..50 {
                     let (x, want) = &cases[(i + t) % cases.len()];
                     let got = engine.run_tensors(std::slice::from_ref(x), &Serial).unwrap();
-                    let worst =
-                        (0..want.count()).map(|k| (got[0].get_f64(k) - want.get_f64(k)).abs()).fold(0.0, f64::max);
+                    let worst = (0..want.count())
+                        .map(|k| (got[0].get_f64(k) - want.get_f64(k)).abs())
+                        .fold(0.0, f64::max);
                     assert!(worst < 1e-4, "{worst}");
                 }
             });

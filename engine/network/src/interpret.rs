@@ -12,7 +12,11 @@ impl Network {
         let mut values: Vec<Option<Tensor>> = vec![None; self.values.len()];
         for (i, (v, t)) in self.inputs.iter().zip(inputs).enumerate() {
             if t.dtype() != self.ty(*v).dtype {
-                return Err(NetworkError::Invalid(format!("input {i} is {}, not {}", t.dtype(), self.ty(*v).dtype)));
+                return Err(NetworkError::Invalid(format!(
+                    "input {i} is {}, not {}",
+                    t.dtype(),
+                    self.ty(*v).dtype
+                )));
             }
             values[v.index()] = Some(t.clone());
         }
@@ -22,7 +26,10 @@ impl Network {
         })?;
         let read = |values: &[Option<Tensor>], v: crate::ValueId| {
             values[v.index()].clone().or_else(|| self.constant(v).cloned()).ok_or_else(|| {
-                NetworkError::Invalid(format!("value {v} (`{}`) is read before it is computed", self.value(v).name))
+                NetworkError::Invalid(format!(
+                    "value {v} (`{}`) is read before it is computed",
+                    self.value(v).name
+                ))
             })
         };
         for (id, node) in self.nodes() {
@@ -44,10 +51,8 @@ impl Network {
                 }
             }
             for (v, t) in node.outputs.iter().zip(results) {
-                let planned = ops::eval_shape(&self.ty(*v).shape, &env).map_err(|source| NetworkError::Op {
-                    name: node.name.clone(),
-                    op: node.op.name(),
-                    source,
+                let planned = ops::eval_shape(&self.ty(*v).shape, &env).map_err(|source| {
+                    NetworkError::Op { name: node.name.clone(), op: node.op.name(), source }
                 })?;
                 if planned != t.shape() || t.dtype() != self.ty(*v).dtype {
                     return Err(NetworkError::Invalid(format!(
