@@ -7,3 +7,8 @@ mod tensor;
 
 pub use read::{Model, ModelError, read_model, read_model_bytes, read_model_with};
 pub use tensor::{FileSource, ReadFiles};
+
+/// The data type of an ONNX element type number, `None` for those that Engraft does not hold.
+pub fn dtype_of(element_type: i64) -> Option<engraft_network::DType> {
+    i32::try_from(element_type).ok().and_then(tensor::dtype)
+}

@@ -1,0 +1,141 @@
+//! Gathers, scatters and their family.
+
+use engraft_network::{BinaryOp, DType, Dim, ValueId, ops};
+
+use super::super::Row;
+use super::row;
+use crate::lower::{Known, NodeLowering, Reject};
+
+type Result<T> = std::result::Result<T, Reject>;
+
+pub(super) const ROWS: &[Row] = &[
+    row("Gather", 1, gather),
+    row("GatherElements", 11, |n| {
+        let (x, indices) = (n.input(0)?, n.input(1)?);
+        let axis = n.axis("axis", 0, n.rank(x))?;
+        let y = n.emit(ops::GatherElements { axis }, &[x, indices])?;
+        n.set(0, y);
+        Ok(())
+    }),
+    row("GatherND", 11, |n| {
+        let batch_dims = usize::try_from(n.int_or("batch_dims", 0)?)
+            .map_err(|_| Reject::new("negative batch_dims are not supported"))?;
+        let (x, indices) = (n.input(0)?, n.input(1)?);
+        let y = n.emit(ops::GatherNd { batch_dims }, &[x, indices])?;
+        n.set(0, y);
+        Ok(())
+    }),
+    row("Scatter", 9, scatter_elements),
+    row("ScatterElements", 11, scatter_elements),
+    row("ScatterND", 11, |n| {
+        let reduction = reduction(n)?;
+        let inputs = n.inputs()?;
+        let y = n.emit(ops::ScatterNd { reduction }, &inputs)?;
+        n.set(0, y);
+        Ok(())
+    }),
+    row("OneHot", 9, one_hot),
+    row("NonZero", 9, |n| {
+        let x = n.input(0)?;
+        let y = n.emit(ops::NonZero, &[x])?;
+        n.set(0, y);
+        Ok(())
+    }),
+];
+
+fn gather(n: &mut NodeLowering) -> Result<()> {
+    let ty = n.input_type(0)?;
+    let axis = n.axis("axis", 0, ty.rank())?;
+    let indices = n.known(1);
+    let small = ty.rank() <= 1 && !ty.dtype.is_float();
+    let source = match (&indices, small) {
+        // An element of a small integer input is wanted as a size.
+        (Some(_), true) => n.contents(0),
+        _ => n.known(0),
+    };
+    if let (Some(source), Some(indices)) = (source, &indices)
+        && let Some(known) = gather_known(&source, indices, axis)
+    {
+        n.set_known(0, known);
+        return Ok(());
+    }
+    // One constant index is a slice.
+    let x = n.input(0)?;
+    if let Some(index) = indices.filter(|known| known.elements.len() == 1 && known.is_fixed())
+        && let Some(position) = index.elements[0].dim().and_then(Dim::fixed)
+    {
+        let shape = n.shape(x);
+        let start = if position < 0 { shape[axis].add(&Dim::Fixed(position)) } else { Dim::Fixed(position) };
+        let range = ops::SliceRange { axis, start, len: Dim::Fixed(1), step: 1 };
+        let y = match shape[axis].fixed() {
+            Some(1) => x,
+            _ => n.emit(ops::Slice { ranges: vec![range] }, &[x])?,
+        };
+        let ones = vec![Dim::Fixed(1); index.shape.len()];
+        let y = n.reshape(y, [&shape[..axis], &ones, &shape[axis + 1..]].concat())?;
+        n.set(0, y);
+        return Ok(());
+    }
+    let indices = n.input(1)?;
+    let y = n.emit(ops::Gather { axis }, &[x, indices])?;
+    n.set(0, y);
+    Ok(())
+}
+
+fn gather_known(source: &Known, indices: &Known, axis: usize) -> Option<Known> {
+    let size = *source.shape.get(axis)? as i64;
+    let positions = indices
+        .elements
+        .iter()
+        .map(|index| {
+            let index = index.dim()?.fixed()?;
+            usize::try_from(if index < 0 { index + size } else { index }).ok()
+        })
+        .collect::<Option<Vec<usize>>>()?;
+    source.gather(axis, &positions, &indices.shape)
+}
+
+fn reduction(n: &NodeLowering) -> Result<ops::ScatterReduction> {
+    Ok(match n.string_or("reduction", "none")? {
+        "none" => ops::ScatterReduction::None,
+        "add" => ops::ScatterReduction::Add,
+        "mul" => ops::ScatterReduction::Mul,
+        "max" => ops::ScatterReduction::Max,
+        "min" => ops::ScatterReduction::Min,
+        other => return Err(Reject::new(format!("reduction {other:?} is not defined"))),
+    })
+}
+
+fn scatter_elements(n: &mut NodeLowering) -> Result<()> {
+    let inputs = n.inputs()?;
+    let [x, ..] = inputs.as_slice() else { return Err(Reject::new("wants data, indices and updates")) };
+    let axis = n.axis("axis", 0, n.rank(*x))?;
+    let reduction = reduction(n)?;
+    let y = n.emit(ops::ScatterElements { axis, reduction }, &inputs)?;
+    n.set(0, y);
+    Ok(())
+}
+
+/// Negative indices count from the end of the new axis.
+fn one_hot(n: &mut NodeLowering) -> Result<()> {
+    let depth = match n.dims(1, "the depth")?.as_slice() {
+        [depth] => depth.clone(),
+        other => return Err(Reject::new(format!("{} values for the depth", other.len()))),
+    };
+    let (indices, values) = (n.input(0)?, n.input(2)?);
+    let rank = n.rank(indices) + 1;
+    let axis = n.axis("axis", -1, rank)?;
+    let indices: ValueId = n.cast(indices, DType::I64)?;
+    let known = Known::scalar(DType::I64, depth.clone());
+    let size = match known.tensor() {
+        Some(tensor) => n.add_constant(tensor),
+        None => n.emit(ops::ShapeTensor { dims: vec![depth.clone()], scalar: true, dtype: DType::I64 }, &[])?,
+    };
+    let zero = n.scalar(DType::I64, 0.0)?;
+    let negative = n.binary(BinaryOp::Lt, indices, zero)?;
+    let wrapped = n.binary(BinaryOp::Add, indices, size)?;
+    let indices = n.emit(ops::Select, &[negative, wrapped, indices])?;
+    let y = n.emit(ops::OneHot { axis, depth }, &[indices, values])?;
+    n.set(0, y);
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! The ONNX dialect, operator sets 7 to the newest: one table of rows per family.
+//!
+//! Semantics are those of the ONNX operator specification. A row serves all versions from its `since` to the next row of
+//! the same operator; where versions differ only in attributes that became inputs, one function reads both.
+
+mod conv;
+mod einsum;
+mod elementwise;
+mod gather;
+mod linear;
+mod norm;
+mod pool;
+mod quantize;
+mod reduce;
+mod resize;
+mod rnn;
+mod shape;
+mod slice;
+
+use super::Row;
+
+/// The tables of all families.
+pub(super) const TABLES: &[&[Row]] = &[
+    elementwise::ROWS,
+    linear::ROWS,
+    einsum::ROWS,
+    conv::ROWS,
+    pool::ROWS,
+    norm::ROWS,
+    reduce::ROWS,
+    shape::ROWS,
+    slice::ROWS,
+    gather::ROWS,
+    resize::ROWS,
+    rnn::ROWS,
+    quantize::ROWS,
+];
+
+/// Oldest operator set whose semantics the rows follow.
+const FIRST: i64 = 7;
+
+/// A row of the default domain.
+const fn row(
+    op_type: &'static str,
+    since: i64,
+    lower: fn(&mut crate::lower::NodeLowering) -> Result<(), crate::lower::Reject>,
+) -> Row {
+    Row { domain: "", op_type, since, lower }
+}

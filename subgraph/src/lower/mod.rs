@@ -1,0 +1,308 @@
+//! Lowering: a host graph's nodes become nodes of a [`Network`].
+//!
+//! A [`Lowering`] walks a graph in topological order. Each host value is a tensor of the network, or contents that are
+//! [`Known`] symbolically and become a tensor only where somebody reads them as one: the shape arithmetic of a graph
+//! vanishes that way. A node that cannot be lowered is *refused*: its outputs become inputs of the network.
+
+mod facts;
+mod known;
+mod node;
+
+use engraft_network::{
+    DType, Def, Dim, Network, NetworkError, NodeId, OpError, SymbolSource, TensorType, ValueId, ops,
+};
+use rustc_hash::FxHashMap;
+
+pub use facts::Facts;
+pub use known::{Known, MAX_ELEMENTS, Number};
+pub use node::{ExprBuilder, NodeLowering, axes, axis, scalar_tensor};
+
+use crate::{HostDim, HostGraph, HostValueId, dialect};
+
+/// Why a node stays with the host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, thiserror::Error)]
+#[error("{reason}")]
+pub struct Reject {
+    pub reason: String,
+}
+
+impl Reject {
+    pub fn new(reason: impl Into<String>) -> Reject {
+        Reject { reason: reason.into() }
+    }
+}
+
+impl From<OpError> for Reject {
+    fn from(error: OpError) -> Reject {
+        Reject::new(error.to_string())
+    }
+}
+
+impl From<NetworkError> for Reject {
+    fn from(error: NetworkError) -> Reject {
+        match error {
+            NetworkError::Op { op, source, .. } => Reject::new(format!("{op}: {source}")),
+            other => Reject::new(other.to_string()),
+        }
+    }
+}
+
+/// What a host value became.
+#[derive(Clone, Debug)]
+struct Lowered {
+    ty: TensorType,
+    /// Its tensor in the network, once somebody has asked for it.
+    value: Option<ValueId>,
+    known: Option<Known>,
+}
+
+/// Shape tensors longer than this are not taken for shapes when they arrive as inputs.
+const MAX_INPUT_ELEMENTS: i64 = 16;
+
+/// A network in the making, and what each host value became in it.
+pub struct Lowering<'g> {
+    graph: &'g HostGraph,
+    network: Network,
+    facts: Facts,
+    values: Vec<Option<Lowered>>,
+    /// The host's names of dims, and what this lowering knows them to be.
+    host_dims: FxHashMap<String, Dim>,
+    /// Host values of the network's inputs, in their order.
+    inputs: Vec<HostValueId>,
+    symbol_count: usize,
+}
+
+impl<'g> Lowering<'g> {
+    pub fn new(graph: &'g HostGraph, name: &str) -> Lowering<'g> {
+        Lowering {
+            graph,
+            network: Network::new(name),
+            facts: Facts::default(),
+            values: vec![None; graph.values.len()],
+            host_dims: FxHashMap::default(),
+            inputs: Vec::new(),
+            symbol_count: 0,
+        }
+    }
+
+    pub fn graph(&self) -> &'g HostGraph {
+        self.graph
+    }
+
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Host values of the network's inputs, in their order.
+    pub fn inputs(&self) -> &[HostValueId] {
+        &self.inputs
+    }
+
+    pub fn is_defined(&self, value: HostValueId) -> bool {
+        self.values[value.index()].is_some() || self.graph.value(value).constant.is_some()
+    }
+
+    /// Type of a defined host value.
+    pub fn ty(&self, value: HostValueId) -> Option<TensorType> {
+        match &self.values[value.index()] {
+            Some(lowered) => Some(lowered.ty.clone()),
+            None => self.graph.value(value).constant.as_ref().map(TensorType::of),
+        }
+    }
+
+    /// Contents of a host value, if they are known already.
+    pub fn known(&self, value: HostValueId) -> Option<Known> {
+        match &self.values[value.index()] {
+            Some(lowered) => lowered.known.clone(),
+            None => self.graph.value(value).constant.as_ref().and_then(Known::of),
+        }
+    }
+
+    /// Adds a symbol under a name that is unique in the network.
+    pub fn symbol(&mut self, hint: &str, source: SymbolSource) -> Dim {
+        self.symbol_count += 1;
+        let taken = self.network.symbols().len();
+        let id = self.network.add_symbol(hint, source.clone());
+        if self.network.symbols().len() > taken {
+            return Dim::symbol(id);
+        }
+        Dim::symbol(self.network.add_symbol(&format!("{hint}#{}", self.symbol_count), source))
+    }
+
+    /// Makes `value` an input of the network, of the type that the host states.
+    ///
+    /// # Errors
+    /// The host does not know its type or rank.
+    pub fn input_from_host(&mut self, value: HostValueId) -> Result<(), Reject> {
+        let host = self.graph.value(value);
+        let dtype = host.dtype.ok_or_else(|| Reject::new(format!("the type of {:?} is not supported", host.name)))?;
+        let dims = host.shape.as_ref().ok_or_else(|| Reject::new(format!("the rank of {:?} is unknown", host.name)))?;
+        let input = self.inputs.len() as u32;
+        let mut shape = Vec::with_capacity(dims.len());
+        for (axis, dim) in dims.iter().enumerate() {
+            let source = SymbolSource::InputDim { input, axis: axis as u32 };
+            shape.push(match dim {
+                HostDim::Fixed(size) => {
+                    Dim::Fixed(i64::try_from(*size).map_err(|_| Reject::new("a size exceeds 63 bits"))?)
+                }
+                HostDim::Symbol(name) => match self.host_dims.get(name) {
+                    Some(dim) => dim.clone(),
+                    None => {
+                        let dim = self.symbol(name, source);
+                        self.host_dims.insert(name.clone(), dim.clone());
+                        dim
+                    }
+                },
+                HostDim::Unknown => self.symbol(&format!("{}.{axis}", host.name), source),
+            });
+        }
+        self.input(value, TensorType::new(dtype, shape), None);
+        Ok(())
+    }
+
+    /// Makes `value` an input of the network. Symbols in `ty` and `known` must have their sources.
+    pub fn input(&mut self, value: HostValueId, ty: TensorType, known: Option<Known>) {
+        let id = self.network.add_input(self.graph.value(value).name.clone(), ty.clone());
+        self.inputs.push(value);
+        self.values[value.index()] = Some(Lowered { ty, value: Some(id), known });
+    }
+
+    /// States type and contents of a value that is no input: nobody may read it as a tensor unless it is known.
+    pub fn shadow(&mut self, value: HostValueId, ty: TensorType, known: Option<Known>) {
+        self.values[value.index()] = Some(Lowered { ty, value: None, known });
+    }
+
+    /// Lowers node `index` of the graph; returns the network's nodes that it became (those that it was the first to
+    /// need included). Its outputs are then defined.
+    ///
+    /// # Errors
+    /// Why the node cannot be lowered; none of its outputs is defined then.
+    pub fn lower(&mut self, index: usize) -> Result<Vec<NodeId>, Reject> {
+        let host = &self.graph.nodes[index];
+        let first = self.network.node_bound();
+        let row = dialect::find(host)?;
+        let mut node = NodeLowering::new(self, host);
+        (row.lower)(&mut node)?;
+        let outputs = node.finish()?;
+        for (output, lowered) in outputs {
+            self.learn_dims(output, &lowered.ty);
+            self.values[output.index()] = Some(lowered);
+        }
+        Ok((first..self.network.node_bound()).map(|id| NodeId(id as u32)).collect())
+    }
+
+    /// Takes back the outputs of a node that was lowered; with [`Lowering::input_from_host`] they become inputs.
+    pub fn undefine(&mut self, index: usize) {
+        for output in self.graph.nodes[index].outputs.iter().flatten() {
+            self.values[output.index()] = None;
+        }
+    }
+
+    /// Takes the host's name for each dim of `value` as a name of what was inferred for it.
+    fn learn_dims(&mut self, value: HostValueId, ty: &TensorType) {
+        let Some(dims) = &self.graph.value(value).shape else { return };
+        if dims.len() != ty.rank() {
+            return;
+        }
+        for (host, dim) in dims.iter().zip(&ty.shape) {
+            if let HostDim::Symbol(name) = host
+                && !self.host_dims.contains_key(name)
+            {
+                self.host_dims.insert(name.clone(), dim.clone());
+            }
+        }
+    }
+
+    /// The contents of a value as shape arithmetic; those of a small integer input become symbols.
+    fn contents(&mut self, value: HostValueId) -> Option<Known> {
+        if let Some(known) = self.known(value) {
+            return Some(known);
+        }
+        let lowered = self.values[value.index()].as_ref()?;
+        let Def::Input(input) = self.network.value(lowered.value?).def else { return None };
+        let (dtype, rank, count) = (lowered.ty.dtype, lowered.ty.rank(), lowered.ty.count().fixed()?);
+        if !matches!(dtype, DType::I32 | DType::I64) || rank > 1 || count > MAX_INPUT_ELEMENTS {
+            return None;
+        }
+        let name = self.graph.value(value).name.clone();
+        let dims: Vec<Dim> = (0..count as u32)
+            .map(|index| self.symbol(&format!("{name}[{index}]"), SymbolSource::InputElement { input, index }))
+            .collect();
+        for symbol in dims.iter().filter_map(Dim::as_symbol) {
+            self.facts.mark_signed(symbol);
+        }
+        let known = match rank {
+            0 => Known::scalar(dtype, dims.into_iter().next()?),
+            _ => Known::vector(dtype, dims),
+        };
+        self.values[value.index()].as_mut()?.known = Some(known.clone());
+        Some(known)
+    }
+
+    /// The value as a tensor of the network.
+    ///
+    /// # Errors
+    /// Nothing defines it, or it is known in a form that has no tensor.
+    pub fn tensor(&mut self, value: HostValueId) -> Result<ValueId, Reject> {
+        let host = self.graph.value(value);
+        if let Some(lowered) = &self.values[value.index()] {
+            if let Some(id) = lowered.value {
+                return Ok(id);
+            }
+            let known = lowered.known.clone().ok_or_else(|| Reject::new(format!("{:?} is outside", host.name)))?;
+            let id = self.materialize(&host.name, &known)?;
+            if let Some(lowered) = &mut self.values[value.index()] {
+                lowered.value = Some(id);
+            }
+            return Ok(id);
+        }
+        let Some(constant) = &host.constant else {
+            let reason = match host.dtype {
+                None => format!("the type of {:?} is not supported", host.name),
+                Some(_) => format!("the rank of {:?} is unknown", host.name),
+            };
+            return Err(Reject::new(reason));
+        };
+        let id = self.network.add_constant(host.name.clone(), constant.clone());
+        let known = Known::of(constant);
+        self.values[value.index()] = Some(Lowered { ty: TensorType::of(constant), value: Some(id), known });
+        Ok(id)
+    }
+
+    /// Adds known contents to the network: a constant where they are fixed, else computed from the symbols.
+    fn materialize(&mut self, name: &str, known: &Known) -> Result<ValueId, Reject> {
+        if let Some(tensor) = known.tensor() {
+            return Ok(self.network.add_constant(name, tensor));
+        }
+        let integer = if matches!(known.dtype, DType::I32) { DType::I32 } else { DType::I64 };
+        let dims = known.dims().ok_or_else(|| Reject::new(format!("{name:?} is a fraction of a size")))?;
+        let scalar = known.shape.is_empty();
+        let mut value = self.network.add(name, ops::ShapeTensor { dims, scalar, dtype: integer }.into(), &[])?;
+        if known.dtype != integer {
+            value = self.network.add(name, ops::Cast { to: known.dtype }.into(), &[value])?;
+        }
+        if known.shape.len() > 1 {
+            let shape = known.shape.iter().map(|&size| Dim::from(size)).collect();
+            value = self.network.add(name, ops::Reshape { shape }.into(), &[value])?;
+        }
+        Ok(value)
+    }
+
+    /// Sets the network's outputs, drops what does not reach them, and hands the network over.
+    ///
+    /// # Errors
+    /// An output that is not defined.
+    pub fn finish(mut self, outputs: &[HostValueId]) -> Result<Network, Reject> {
+        let mut values = Vec::with_capacity(outputs.len());
+        for &output in outputs {
+            values.push(self.tensor(output)?);
+        }
+        self.network.set_outputs(values);
+        self.network.remove_dead();
+        Ok(self.network)
+    }
+}
