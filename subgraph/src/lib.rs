@@ -1,12 +1,20 @@
 //! Host graphs, the dialects that lower them, and the partitioner that decides what Engraft takes.
 #![forbid(unsafe_code)]
 
+mod cluster;
+pub mod cost;
 pub mod dialect;
 mod host;
 pub mod lower;
 pub mod onnx;
+mod partition;
+mod report;
+mod segment;
 
-pub use lower::Reject;
-
+pub use cost::{AcceptAll, Capability, Cost, Work};
 pub use engraft_network::{DType, Tensor};
 pub use host::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId};
+pub use lower::Reject;
+pub use partition::{Partition, PartitionOptions, PartitionPolicy, partition};
+pub use report::{NodePlacement, Placement, PlacementReport, SegmentSummary};
+pub use segment::Segment;

@@ -47,8 +47,7 @@ pub fn find(node: &HostNode) -> Result<&'static Row, Reject> {
             domain => format!("operator {domain}.{} is not supported", node.op_type),
         })
     })?;
-    rows.iter()
-        .find(|row| row.since <= node.opset)
-        .copied()
-        .ok_or_else(|| Reject::new(format!("operator {} is not supported in operator set {}", node.op_type, node.opset)))
+    rows.iter().find(|row| row.since <= node.opset).copied().ok_or_else(|| {
+        Reject::new(format!("operator {} is not supported in operator set {}", node.op_type, node.opset))
+    })
 }

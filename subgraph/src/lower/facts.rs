@@ -46,7 +46,7 @@ impl Facts {
         if self.non_negative(&dim.neg()) {
             return Dim::Fixed(0);
         }
-        self.max(dim, &Dim::Fixed(0)).min(&Dim::Fixed(1))
+        self.max(dim, &Dim::Fixed(0)).minimum(&Dim::Fixed(1))
     }
 
     /// 1 where `a == b`, else 0.
@@ -58,7 +58,7 @@ impl Facts {
         if self.positive(&difference) || self.positive(&difference.neg()) {
             return Dim::Fixed(0);
         }
-        Dim::Fixed(1).sub(&difference.max(&difference.neg()).min(&Dim::Fixed(1)))
+        Dim::Fixed(1).sub(&difference.maximum(&difference.neg()).minimum(&Dim::Fixed(1)))
     }
 
     /// `condition ? a : b` for a condition of 0 or 1.
@@ -78,7 +78,7 @@ impl Facts {
         } else if self.non_negative(&difference.neg()) {
             b.clone()
         } else {
-            a.max(b)
+            a.maximum(b)
         }
     }
 
@@ -89,7 +89,7 @@ impl Facts {
         } else if self.non_negative(&difference.neg()) {
             a.clone()
         } else {
-            a.min(b)
+            a.minimum(b)
         }
     }
 
@@ -105,7 +105,7 @@ impl Facts {
             return Some(a.floor_div(b));
         }
         let zero = Dim::Fixed(0);
-        Some(a.floor_div(b).max(&zero).add(&a.ceil_div(b).min(&zero)))
+        Some(a.floor_div(b).maximum(&zero).add(&a.ceil_div(b).minimum(&zero)))
     }
 
     /// An index as ONNX counts it: a negative one counts from the end of an axis of size `len`.

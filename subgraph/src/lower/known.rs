@@ -30,8 +30,11 @@ impl Number {
         if denominator == 0 {
             return None;
         }
-        let (mut numerator, mut denominator) =
-            if denominator < 0 { (numerator.neg(), denominator.checked_neg()?) } else { (numerator, denominator) };
+        let (mut numerator, mut denominator) = if denominator < 0 {
+            (numerator.neg(), denominator.checked_neg()?)
+        } else {
+            (numerator, denominator)
+        };
         if denominator > 1 {
             let divisor = Dim::Fixed(denominator);
             let quotient = numerator.floor_div(&divisor);
@@ -60,6 +63,11 @@ impl Number {
     /// The value, where it is an integer.
     pub fn dim(&self) -> Option<&Dim> {
         (self.denominator == 1).then_some(&self.numerator)
+    }
+
+    /// The number with its numerator rewritten.
+    pub fn map(&self, f: impl FnOnce(&Dim) -> Option<Dim>) -> Option<Number> {
+        Some(Number { numerator: f(&self.numerator)?, denominator: self.denominator })
     }
 
     /// The value, where it is fixed.
@@ -148,7 +156,9 @@ impl Known {
             DType::F32 => Tensor::from_slice(shape, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()),
             DType::F64 => Tensor::from_slice(shape, &values),
             DType::Bool => Tensor::from_bools(shape, &values.iter().map(|&v| v != 0.0).collect::<Vec<_>>()),
-            DType::I32 => Tensor::from_slice(shape, &self.integers()?.iter().map(|&v| v as i32).collect::<Vec<_>>()),
+            DType::I32 => {
+                Tensor::from_slice(shape, &self.integers()?.iter().map(|&v| v as i32).collect::<Vec<_>>())
+            }
             DType::I64 => Tensor::from_slice(shape, &self.integers()?),
             _ => return None,
         }
@@ -183,7 +193,11 @@ impl Known {
                 (0..count).map(|position| {
                     let position = coordinates(position, shape);
                     (0..self.shape.len())
-                        .map(|axis| if self.shape[axis] == 1 { 0 } else { position[shift + axis] * strides[axis] })
+                        .map(
+                            |axis| {
+                                if self.shape[axis] == 1 { 0 } else { position[shift + axis] * strides[axis] }
+                            },
+                        )
                         .sum()
                 }),
             )
@@ -220,7 +234,8 @@ impl Known {
         let first = parts.first()?;
         let outer: usize = first.shape.get(..axis)?.iter().product();
         let mut shape = first.shape.clone();
-        *shape.get_mut(axis)? = parts.iter().map(|part| part.shape.get(axis).copied()).sum::<Option<usize>>()?;
+        *shape.get_mut(axis)? =
+            parts.iter().map(|part| part.shape.get(axis).copied()).sum::<Option<usize>>()?;
         let mut elements = Vec::new();
         for o in 0..outer {
             for part in parts {
@@ -228,8 +243,11 @@ impl Known {
                 elements.extend_from_slice(part.elements.get(o * run..(o + 1) * run)?);
             }
         }
-        (elements.len() <= MAX_ELEMENTS && elements.len() == shape.iter().product::<usize>())
-            .then(|| Known { dtype: first.dtype, shape, elements })
+        (elements.len() <= MAX_ELEMENTS && elements.len() == shape.iter().product::<usize>()).then(|| Known {
+            dtype: first.dtype,
+            shape,
+            elements,
+        })
     }
 
     pub fn cast(&self, to: DType, facts: &Facts) -> Option<Known> {
@@ -244,8 +262,7 @@ impl Known {
             facts.truncated_quotient(&number.numerator, &Dim::Fixed(number.denominator)).map(Number::from)
         };
         let elements = self.elements.iter().map(convert).collect::<Option<_>>()?;
-        is_shape_type(to)
-            .then(|| Known { dtype: to, shape: self.shape.clone(), elements })
+        is_shape_type(to).then(|| Known { dtype: to, shape: self.shape.clone(), elements })
     }
 
     pub fn unary(&self, op: UnaryOp, facts: &Facts) -> Option<Known> {
@@ -254,9 +271,7 @@ impl Known {
                 UnaryOp::Neg => Number::new(x.numerator.neg(), x.denominator)?,
                 UnaryOp::Floor => x.floor().into(),
                 UnaryOp::Ceil => x.ceil().into(),
-                UnaryOp::Trunc => {
-                    facts.truncated_quotient(&x.numerator, &Dim::Fixed(x.denominator))?.into()
-                }
+                UnaryOp::Trunc => facts.truncated_quotient(&x.numerator, &Dim::Fixed(x.denominator))?.into(),
                 UnaryOp::Abs => Number::new(facts.max(&x.numerator, &x.numerator.neg()), x.denominator)?,
                 UnaryOp::Relu => Number::new(facts.max(&x.numerator, &Dim::Fixed(0)), x.denominator)?,
                 UnaryOp::Not => Dim::Fixed(1).sub(&x.numerator).into(),
@@ -341,8 +356,10 @@ impl Known {
             result = sum;
         }
         if !keep {
-            let shape: Vec<usize> =
-                (0..self.shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| self.shape[axis]).collect();
+            let shape: Vec<usize> = (0..self.shape.len())
+                .filter(|axis| !axes.contains(axis))
+                .map(|axis| self.shape[axis])
+                .collect();
             result = result.reshaped(&shape)?;
         }
         Some(result)
@@ -373,7 +390,8 @@ fn coordinates(mut position: usize, shape: &[usize]) -> Vec<usize> {
 
 fn broadcast_shape(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
-    let at = |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis]);
+    let at =
+        |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis]);
     (0..rank)
         .map(|axis| match (at(a, axis), at(b, axis)) {
             (x, y) if x == y => Some(x),
@@ -400,7 +418,8 @@ mod tests {
     fn arithmetic_through_floats_is_exact() {
         let facts = Facts::default();
         let shape = Known::vector(DType::I64, [n(), Dim::Fixed(7)]);
-        let half = shape.cast(DType::F32, &facts).unwrap().binary(BinaryOp::Div, &float(2.0), &facts).unwrap();
+        let half =
+            shape.cast(DType::F32, &facts).unwrap().binary(BinaryOp::Div, &float(2.0), &facts).unwrap();
         let floor = half.unary(UnaryOp::Floor, &facts).unwrap().cast(DType::I64, &facts).unwrap();
         assert_eq!(floor.dims().unwrap(), [n().floor_div(&Dim::Fixed(2)), Dim::Fixed(3)]);
         let ceil = half.unary(UnaryOp::Ceil, &facts).unwrap();
@@ -427,7 +446,10 @@ mod tests {
         let dims = |known: &Known| known.dims().unwrap().iter().filter_map(Dim::fixed).collect::<Vec<_>>();
         assert_eq!(dims(&grid.transposed(&[1, 0])), [0, 3, 1, 4, 2, 5]);
         assert_eq!(dims(&grid.gather(1, &[2, 0], &[2]).unwrap()), [2, 0, 5, 3]);
-        assert_eq!(dims(&Known::concat(&[grid.clone(), grid.clone()], 1).unwrap()), [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]);
+        assert_eq!(
+            dims(&Known::concat(&[grid.clone(), grid.clone()], 1).unwrap()),
+            [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+        );
         assert_eq!(dims(&grid.reduce(BinaryOp::Mul, &[1], false, &facts).unwrap()), [0, 60]);
         assert!(grid.gather(1, &[3], &[1]).is_none());
         let column = Known::vector(DType::I64, [Dim::Fixed(1), Dim::Fixed(2)]).reshaped(&[2, 1]).unwrap();

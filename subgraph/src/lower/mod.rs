@@ -133,14 +133,38 @@ impl<'g> Lowering<'g> {
         Dim::symbol(self.network.add_symbol(&format!("{hint}#{}", self.symbol_count), source))
     }
 
+    /// States that a symbol may be negative.
+    pub fn mark_signed(&mut self, symbol: &Dim) {
+        if let Some(id) = symbol.as_symbol() {
+            self.facts.mark_signed(id);
+        }
+    }
+
+    /// A dim with the names of its symbols, as a name for people.
+    pub fn readable(&self, dim: &Dim) -> String {
+        let mut text = dim.to_string();
+        let mut symbols = Vec::new();
+        dim.for_each_symbol(&mut |symbol| symbols.push(symbol));
+        symbols.sort_unstable();
+        symbols.dedup();
+        for symbol in symbols.into_iter().rev() {
+            text = text.replace(&format!("s{}", symbol.0), &self.network.symbols()[symbol.0 as usize].name);
+        }
+        text
+    }
+
     /// Makes `value` an input of the network, of the type that the host states.
     ///
     /// # Errors
     /// The host does not know its type or rank.
     pub fn input_from_host(&mut self, value: HostValueId) -> Result<(), Reject> {
         let host = self.graph.value(value);
-        let dtype = host.dtype.ok_or_else(|| Reject::new(format!("the type of {:?} is not supported", host.name)))?;
-        let dims = host.shape.as_ref().ok_or_else(|| Reject::new(format!("the rank of {:?} is unknown", host.name)))?;
+        let dtype =
+            host.dtype.ok_or_else(|| Reject::new(format!("the type of {:?} is not supported", host.name)))?;
+        let dims = host
+            .shape
+            .as_ref()
+            .ok_or_else(|| Reject::new(format!("the rank of {:?} is unknown", host.name)))?;
         let input = self.inputs.len() as u32;
         let mut shape = Vec::with_capacity(dims.len());
         for (axis, dim) in dims.iter().enumerate() {
@@ -230,7 +254,9 @@ impl<'g> Lowering<'g> {
         }
         let name = self.graph.value(value).name.clone();
         let dims: Vec<Dim> = (0..count as u32)
-            .map(|index| self.symbol(&format!("{name}[{index}]"), SymbolSource::InputElement { input, index }))
+            .map(|index| {
+                self.symbol(&format!("{name}[{index}]"), SymbolSource::InputElement { input, index })
+            })
             .collect();
         for symbol in dims.iter().filter_map(Dim::as_symbol) {
             self.facts.mark_signed(symbol);
@@ -253,7 +279,8 @@ impl<'g> Lowering<'g> {
             if let Some(id) = lowered.value {
                 return Ok(id);
             }
-            let known = lowered.known.clone().ok_or_else(|| Reject::new(format!("{:?} is outside", host.name)))?;
+            let known =
+                lowered.known.clone().ok_or_else(|| Reject::new(format!("{:?} is outside", host.name)))?;
             let id = self.materialize(&host.name, &known)?;
             if let Some(lowered) = &mut self.values[value.index()] {
                 lowered.value = Some(id);
@@ -281,7 +308,8 @@ impl<'g> Lowering<'g> {
         let integer = if matches!(known.dtype, DType::I32) { DType::I32 } else { DType::I64 };
         let dims = known.dims().ok_or_else(|| Reject::new(format!("{name:?} is a fraction of a size")))?;
         let scalar = known.shape.is_empty();
-        let mut value = self.network.add(name, ops::ShapeTensor { dims, scalar, dtype: integer }.into(), &[])?;
+        let mut value =
+            self.network.add(name, ops::ShapeTensor { dims, scalar, dtype: integer }.into(), &[])?;
         if known.dtype != integer {
             value = self.network.add(name, ops::Cast { to: known.dtype }.into(), &[value])?;
         }

@@ -28,7 +28,8 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
         let mut outputs = Vec::with_capacity(self.outputs.len());
         for (index, (output, lowered)) in self.host.outputs.iter().zip(self.outputs).enumerate() {
             if let Some(output) = output {
-                let lowered = lowered.ok_or_else(|| Reject::new(format!("output {index} is not supported")))?;
+                let lowered =
+                    lowered.ok_or_else(|| Reject::new(format!("output {index} is not supported")))?;
                 outputs.push((*output, lowered));
             }
         }

@@ -17,7 +17,9 @@ pub(super) fn sizes(n: &NodeLowering, name: &str, count: usize, default: usize) 
         None => Ok(vec![default; count]),
         Some(list) if list.len() == count => list
             .iter()
-            .map(|&size| usize::try_from(size).map_err(|_| Reject::new(format!("negative {name} are not supported"))))
+            .map(|&size| {
+                usize::try_from(size).map_err(|_| Reject::new(format!("negative {name} are not supported")))
+            })
             .collect(),
         Some(list) => Err(Reject::new(format!("{name} {list:?} do not fit {count} spatial axes"))),
     }
@@ -156,7 +158,8 @@ fn pads_for(
             + output_padding[axis] as i64
             + (kernel - 1) * dilations[axis] as i64
             + 1;
-        let total = usize::try_from(full - wanted).map_err(|_| Reject::new("output_shape exceeds the full size"))?;
+        let total =
+            usize::try_from(full - wanted).map_err(|_| Reject::new("output_shape exceeds the full size"))?;
         // The odd element goes to the end for SAME_UPPER, else to the beginning.
         let small = total / 2;
         begin.push(if upper { small } else { total - small });

@@ -110,15 +110,15 @@ fn einsum(n: &mut NodeLowering) -> Result<()> {
 fn implicit_output(terms: &[Term], ellipsis: usize) -> Vec<Label> {
     let mut seen: Vec<Label> = terms.iter().flat_map(|term| term.labels.iter().copied()).collect();
     seen.sort_unstable();
-    let once = seen.iter().copied().filter(|label| {
-        *label >= 'A' as Label && seen.iter().filter(|other| *other == label).count() == 1
-    });
+    let once = seen
+        .iter()
+        .copied()
+        .filter(|label| *label >= 'A' as Label && seen.iter().filter(|other| *other == label).count() == 1);
     (0..ellipsis as Label).chain(once).collect()
 }
 
 fn sum_out(n: &mut NodeLowering, term: &Term, keep: impl Fn(Label) -> bool) -> Result<Term> {
-    let axes: Vec<usize> =
-        (0..term.labels.len()).filter(|&axis| !keep(term.labels[axis])).collect();
+    let axes: Vec<usize> = (0..term.labels.len()).filter(|&axis| !keep(term.labels[axis])).collect();
     if axes.is_empty() {
         return Ok(Term { value: term.value, labels: term.labels.clone() });
     }
@@ -171,9 +171,11 @@ fn contract(n: &mut NodeLowering, a: Term, b: &Term, later: &[Label]) -> Result<
 
     let (a_batch, b_batch) = (dims(n, &a, &batch), dims(n, &b, &batch));
     let (row_dims, column_dims) = (dims(n, &a, &rows), dims(n, &b, &columns));
-    if dims(n, &a, &summed).iter().zip(&dims(n, &b, &summed)).any(|(x, y)| {
-        x != y && (x.fixed() == Some(1) || y.fixed() == Some(1))
-    }) {
+    if dims(n, &a, &summed)
+        .iter()
+        .zip(&dims(n, &b, &summed))
+        .any(|(x, y)| x != y && (x.fixed() == Some(1) || y.fixed() == Some(1)))
+    {
         return Err(Reject::new("broadcasting along a summed label is not supported"));
     }
     let left = arranged(n, &a, [&batch, &rows, &summed])?;

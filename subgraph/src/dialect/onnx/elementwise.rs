@@ -102,7 +102,8 @@ pub(super) const ROWS: &[Row] = &[
     row("Shrink", 9, |n| {
         let (bias, lambda) = (n.float_or("bias", 0.0)?, n.float_or("lambd", 0.5)?);
         activation(n, |e, x| {
-            let (low, high, zero) = (e.number(f64::from(-lambda)), e.number(f64::from(lambda)), e.number(0.0));
+            let (low, high, zero) =
+                (e.number(f64::from(-lambda)), e.number(f64::from(lambda)), e.number(0.0));
             let (raised, lowered) = (offset(e, x, bias), offset(e, x, -bias));
             let (below, above) = (e.binary(BinaryOp::Lt, x, low), e.binary(BinaryOp::Gt, x, high));
             let inner = e.select(above, lowered, zero);
@@ -433,4 +434,3 @@ fn dropout(n: &mut NodeLowering) -> Result<()> {
     }
     Ok(())
 }
-

@@ -129,7 +129,9 @@ fn one_hot(n: &mut NodeLowering) -> Result<()> {
     let known = Known::scalar(DType::I64, depth.clone());
     let size = match known.tensor() {
         Some(tensor) => n.add_constant(tensor),
-        None => n.emit(ops::ShapeTensor { dims: vec![depth.clone()], scalar: true, dtype: DType::I64 }, &[])?,
+        None => {
+            n.emit(ops::ShapeTensor { dims: vec![depth.clone()], scalar: true, dtype: DType::I64 }, &[])?
+        }
     };
     let zero = n.scalar(DType::I64, 0.0)?;
     let negative = n.binary(BinaryOp::Lt, indices, zero)?;

@@ -115,7 +115,13 @@ fn layer_norm(n: &mut NodeLowering, rms: bool) -> Result<()> {
     if n.wants(1) || n.wants(2) {
         return layer_norm_with_statistics(n, x, axis, scale, bias);
     }
-    let op = ops::LayerNorm { axis, epsilon: epsilon(n, 1e-5)?, rms, scale: scale.is_some(), bias: bias.is_some() };
+    let op = ops::LayerNorm {
+        axis,
+        epsilon: epsilon(n, 1e-5)?,
+        rms,
+        scale: scale.is_some(),
+        bias: bias.is_some(),
+    };
     let inputs: Vec<ValueId> = [x].into_iter().chain(scale).chain(bias).collect();
     let y = n.emit(op, &inputs)?;
     n.set(0, y);
@@ -190,7 +196,8 @@ fn lrn(n: &mut NodeLowering) -> Result<()> {
         .ok()
         .filter(|&size| size > 0)
         .ok_or_else(|| Reject::new("size must be positive"))?;
-    let (alpha, beta, bias) = (n.float_or("alpha", 1e-4)?, n.float_or("beta", 0.75)?, n.float_or("bias", 1.0)?);
+    let (alpha, beta, bias) =
+        (n.float_or("alpha", 1e-4)?, n.float_or("beta", 0.75)?, n.float_or("bias", 1.0)?);
     let x = n.input(0)?;
     let shape = n.shape(x);
     if shape.len() < 3 {

@@ -17,7 +17,8 @@ pub(super) const ROWS: &[Row] = &[
 
 /// The quantized axis, which only a scale that is no scalar has, and the block size along it.
 fn axis_and_block(n: &NodeLowering, rank: usize, scale: ValueId) -> Result<(usize, usize)> {
-    let block = usize::try_from(n.int_or("block_size", 0)?).map_err(|_| Reject::new("negative block_size"))?;
+    let block =
+        usize::try_from(n.int_or("block_size", 0)?).map_err(|_| Reject::new("negative block_size"))?;
     let position = if n.rank(scale) == 0 { 0 } else { axis(n.int_or("axis", 1)?, rank)? };
     Ok((position, block))
 }
@@ -64,7 +65,8 @@ fn dynamic_quantize(n: &mut NodeLowering) -> Result<()> {
     let zero = n.with_scalar(BinaryOp::Min, zero, 255.0)?;
     let zero = n.unary(UnaryOp::Round, zero)?;
     let zero = n.cast(zero, DType::U8)?;
-    let y = n.emit(ops::Quantize { axis: 0, block: 0, to: DType::U8, zero_point: true }, &[x, scale, zero])?;
+    let y =
+        n.emit(ops::Quantize { axis: 0, block: 0, to: DType::U8, zero_point: true }, &[x, scale, zero])?;
     n.set(0, y);
     n.set(1, scale);
     n.set(2, zero);

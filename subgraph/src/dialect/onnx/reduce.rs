@@ -1,6 +1,6 @@
 //! Reductions, arg-reductions, running sums and top-k.
 
-use engraft_network::{BinaryOp, DType, ops};
+use engraft_network::{BinaryOp, DType, Dim, ops};
 
 use super::super::Row;
 use super::row;
@@ -107,7 +107,7 @@ fn hardmax(n: &mut NodeLowering) -> Result<()> {
     let (shape, dtype) = (n.shape(x), n.dtype(x));
     let axis = n.axis("axis", -1, shape.len())?;
     let index = n.emit(ops::ArgReduce { max: true, axis, keep_dims: false, last: false }, &[x])?;
-    let off_on = Known::vector(DType::F32, [0.into(), 1.into()]);
+    let off_on = Known::vector(DType::F32, [Dim::Fixed(0), Dim::Fixed(1)]);
     let off_on = off_on.tensor().ok_or_else(|| Reject::new("no literal"))?;
     let off_on = n.add_constant(off_on);
     let off_on = n.cast(off_on, dtype)?;

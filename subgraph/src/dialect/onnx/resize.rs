@@ -164,6 +164,8 @@ fn coordinates(n: &NodeLowering, axes: &[usize], rank: usize) -> Result<ops::Coo
             }
             ops::CoordinateMode::TfCropAndResize { roi: bits }
         }
-        other => return Err(Reject::new(format!("coordinate_transformation_mode {other:?} is not supported"))),
+        other => {
+            return Err(Reject::new(format!("coordinate_transformation_mode {other:?} is not supported")));
+        }
     })
 }

@@ -57,8 +57,14 @@ fn recurrent(n: &mut NodeLowering, kind: ops::RnnKind) -> Result<()> {
     let x = swapped(n, x)?;
     let initial_h = initial_h.map(|state| swapped(n, state)).transpose()?;
     let initial_c = initial_c.map(|state| swapped(n, state)).transpose()?;
-    let inputs: Vec<ValueId> =
-        [x, w, r].into_iter().chain(bias).chain(lens).chain(initial_h).chain(initial_c).chain(peephole).collect();
+    let inputs: Vec<ValueId> = [x, w, r]
+        .into_iter()
+        .chain(bias)
+        .chain(lens)
+        .chain(initial_h)
+        .chain(initial_c)
+        .chain(peephole)
+        .collect();
     let outputs = n.emit_many(op, &inputs)?;
     for (index, &output) in outputs.iter().enumerate() {
         let output = match (batch_first, index) {
@@ -78,7 +84,9 @@ fn activations(n: &NodeLowering, kind: ops::RnnKind, directions: usize) -> Resul
         ops::RnnKind::Simple => &["Tanh"],
     };
     let names: Vec<String> = match n.attribute("activations") {
-        None => defaults.iter().cycle().take(defaults.len() * directions).map(|&name| name.to_owned()).collect(),
+        None => {
+            defaults.iter().cycle().take(defaults.len() * directions).map(|&name| name.to_owned()).collect()
+        }
         Some(Attribute::Strings(list)) => {
             list.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
         }

@@ -46,7 +46,9 @@ fn size(n: &mut NodeLowering) -> Result<()> {
 }
 
 fn constant(n: &mut NodeLowering) -> Result<()> {
-    let literal = |list: std::result::Result<Tensor, _>| list.map_err(|error: engraft_network::TensorError| Reject::new(error.to_string()));
+    let literal = |list: std::result::Result<Tensor, _>| {
+        list.map_err(|error: engraft_network::TensorError| Reject::new(error.to_string()))
+    };
     let tensor = if let Some(attribute) = n.attribute("value") {
         match attribute {
             Attribute::Tensor(tensor) => tensor.clone(),
@@ -108,7 +110,10 @@ fn range(n: &mut NodeLowering) -> Result<()> {
     let start = bound(n, 0, "the start of the range")?;
     let limit = bound(n, 1, "the limit of the range")?;
     let delta = bound(n, 2, "the step of the range")?;
-    let step = delta.fixed().filter(|&step| step != 0).ok_or_else(|| Reject::new("the range's step is not constant"))?;
+    let step = delta
+        .fixed()
+        .filter(|&step| step != 0)
+        .ok_or_else(|| Reject::new("the range's step is not constant"))?;
     let zero = Dim::Fixed(0);
     let distance = if step > 0 { limit.sub(&start) } else { start.sub(&limit) };
     let len = n.facts().max(&distance.ceil_div(&Dim::Fixed(step.abs())), &zero);
@@ -136,7 +141,7 @@ fn eye_like(n: &mut NodeLowering) -> Result<()> {
             .ok_or_else(|| Reject::new(format!("element type {element_type} is not supported")))?,
         None => ty.dtype,
     };
-    let &[ref rows, ref columns] = ty.shape.as_slice() else { return Err(Reject::new("wants a matrix")) };
+    let [rows, columns] = ty.shape.as_slice() else { return Err(Reject::new("wants a matrix")) };
     let index = |n: &mut NodeLowering, len: &Dim, shape: [Dim; 2]| -> Result<ValueId> {
         let (start, step) = (n.scalar(DType::I64, 0.0)?, n.scalar(DType::I64, 1.0)?);
         let line = n.emit(ops::Range { len: len.clone() }, &[start, step])?;
@@ -165,7 +170,9 @@ fn target_shape(facts: &Facts, from: &[Dim], to: &[Dim], allow_zero: bool) -> Re
                 return Err(Reject::new("the target shape has more than one -1"));
             }
             Some(-1) => shape.push(Dim::Fixed(1)),
-            Some(size) if size < 0 => return Err(Reject::new(format!("the target shape has the size {size}"))),
+            Some(size) if size < 0 => {
+                return Err(Reject::new(format!("the target shape has the size {size}")));
+            }
             Some(_) => shape.push(dim.clone()),
             None if facts.may_be_signed(dim) => {
                 return Err(Reject::new("the target shape arrives at run time and may hold -1"));
@@ -255,7 +262,8 @@ fn squeeze(n: &mut NodeLowering) -> Result<()> {
     if let Some(&axis) = removed.iter().find(|&&axis| dims[axis].fixed().is_some_and(|size| size != 1)) {
         return Err(Reject::new(format!("axis {axis} to squeeze has the size {}", dims[axis])));
     }
-    let kept = (0..dims.len()).filter(|axis| !removed.contains(axis)).map(|axis| dims[axis].clone()).collect();
+    let kept =
+        (0..dims.len()).filter(|axis| !removed.contains(axis)).map(|axis| dims[axis].clone()).collect();
     reshaped(n, kept)
 }
 
@@ -302,7 +310,8 @@ fn concat(n: &mut NodeLowering) -> Result<()> {
         return Ok(());
     }
     // Shape vectors mix known parts with elements of an input.
-    let small = (0..count).all(|index| n.input_type(index).is_ok_and(|ty| ty.rank() == 1 && !ty.dtype.is_float()));
+    let small =
+        (0..count).all(|index| n.input_type(index).is_ok_and(|ty| ty.rank() == 1 && !ty.dtype.is_float()));
     if small
         && let Some(parts) = (0..count).map(|index| n.contents(index)).collect::<Option<Vec<_>>>()
         && let Some(known) = Known::concat(&parts, axis)
@@ -375,7 +384,8 @@ fn block_size(n: &NodeLowering) -> Result<Dim> {
 fn depth_to_space(n: &mut NodeLowering) -> Result<()> {
     let x = n.input(0)?;
     let b = block_size(n)?;
-    let &[ref batch, ref channels, ref height, ref width] = n.shape(x).as_slice() else {
+    let shape = n.shape(x);
+    let [batch, channels, height, width] = shape.as_slice() else {
         return Err(Reject::new("wants [N, C, H, W]"));
     };
     let depth = channels.floor_div(&b.mul(&b));
@@ -395,11 +405,13 @@ fn depth_to_space(n: &mut NodeLowering) -> Result<()> {
 fn space_to_depth(n: &mut NodeLowering) -> Result<()> {
     let x = n.input(0)?;
     let b = block_size(n)?;
-    let &[ref batch, ref channels, ref height, ref width] = n.shape(x).as_slice() else {
+    let shape = n.shape(x);
+    let [batch, channels, height, width] = shape.as_slice() else {
         return Err(Reject::new("wants [N, C, H, W]"));
     };
     let (h, w) = (height.floor_div(&b), width.floor_div(&b));
-    let y = n.reshape(x, vec![batch.clone(), channels.clone(), h.clone(), b.clone(), w.clone(), b.clone()])?;
+    let y =
+        n.reshape(x, vec![batch.clone(), channels.clone(), h.clone(), b.clone(), w.clone(), b.clone()])?;
     let y = n.transpose(y, &[0, 3, 5, 1, 2, 4])?;
     let y = n.reshape(y, vec![batch.clone(), channels.mul(&b).mul(&b), h, w])?;
     n.set(0, y);

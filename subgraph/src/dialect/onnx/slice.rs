@@ -3,8 +3,8 @@
 use engraft_network::{DType, Dim, ValueId, ops};
 
 use super::super::Row;
-use super::shape::zero;
 use super::row;
+use super::shape::zero;
 use crate::lower::{Facts, Known, NodeLowering, Reject, axis};
 
 type Result<T> = std::result::Result<T, Reject>;
@@ -107,7 +107,8 @@ fn bounds(facts: &Facts, start: &Dim, end: &Dim, size: &Dim, step: i64) -> Resul
         let assumed = (bound.fixed().is_none() && size.fixed().is_some() && !facts.may_be_signed(&bound))
             || (size.as_symbol().is_some() && bound.fixed() == Some(1))
             || (size.as_symbol().is_some() && from_end.fixed() == Some(1));
-        let bound = if assumed || facts.non_negative(&high.sub(&bound)) { bound } else { facts.min(&bound, high) };
+        let bound =
+            if assumed || facts.non_negative(&high.sub(&bound)) { bound } else { facts.min(&bound, high) };
         if assumed || facts.non_negative(&bound) { bound } else { facts.max(&bound, &zero) }
     };
     let counted = |bound: &Dim| facts.from_end(bound, size);
@@ -173,7 +174,8 @@ fn split(n: &mut NodeLowering) -> Result<()> {
         if !n.wants(part) {
             continue;
         }
-        if let Some(known) = known.clone().and_then(|known| slice_known(known, std::slice::from_ref(&range))) {
+        if let Some(known) = known.clone().and_then(|known| slice_known(known, std::slice::from_ref(&range)))
+        {
             n.set_known(part, known);
             continue;
         }

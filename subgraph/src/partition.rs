@@ -1,0 +1,290 @@
+//! The partitioner: which nodes of a host's graph Engraft takes, in which segments.
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
+
+use crate::cluster::{Dag, cluster};
+use crate::cost::{
+    Capability, SEGMENT_NANOSECONDS, Work, bytes_at, host_nanoseconds, representative_sizes, work,
+};
+use crate::lower::{Lowering, Reject};
+use crate::report::{NodePlacement, Placement, PlacementReport, SegmentSummary};
+use crate::segment::{Fault, Segment, Uses, build};
+use crate::{HostGraph, HostNode, HostValueId};
+
+/// What to take of what could be taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartitionPolicy {
+    /// What is expected to beat the host.
+    #[default]
+    Profit,
+    /// Everything that can be run.
+    Maximal,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct PartitionOptions {
+    pub policy: PartitionPolicy,
+    /// Segments of fewer host nodes stay with the host.
+    pub min_subgraph_size: usize,
+    /// Operators that stay with the host: `Type`, or `domain.Type`.
+    pub op_types_to_exclude: BTreeSet<String>,
+}
+
+/// The partitioner's decision.
+#[derive(Clone, Debug, Default)]
+pub struct Partition {
+    /// In an order in which they can run.
+    pub segments: Vec<Segment>,
+    pub report: PlacementReport,
+}
+
+/// Work below which a layer may run on a reference kernel under the profit rule: not worth a border.
+const NEGLIGIBLE: Work = Work { flops: 65_536.0, bytes: 262_144.0 };
+
+struct Partitioner<'g, 'c> {
+    graph: &'g HostGraph,
+    capability: &'c dyn Capability,
+    options: &'c PartitionOptions,
+    uses: Uses,
+    producers: Vec<Option<usize>>,
+    /// Why each node stays with the host.
+    refused: Vec<Option<Reject>>,
+    work: Vec<Work>,
+    reference: Vec<bool>,
+}
+
+/// Partitions a graph whose nodes are in topological order. Never fails: what cannot be taken stays with the host, and
+/// the report says why.
+pub fn partition(graph: &HostGraph, capability: &dyn Capability, options: &PartitionOptions) -> Partition {
+    let count = graph.nodes.len();
+    let mut this = Partitioner {
+        graph,
+        capability,
+        options,
+        uses: Uses::of(graph),
+        producers: graph.producers(),
+        refused: vec![None; count],
+        work: vec![Work::default(); count],
+        reference: vec![false; count],
+    };
+    this.refuse_by_policy();
+    let segments = this.segments();
+    Partition { report: this.report(&segments), segments }
+}
+
+impl<'g> Partitioner<'g, '_> {
+    fn profit(&self) -> bool {
+        self.options.policy == PartitionPolicy::Profit
+    }
+
+    /// Refusals that need no lowering.
+    fn refuse_by_policy(&mut self) {
+        for (index, node) in self.graph.nodes.iter().enumerate() {
+            let full = format!("{}.{}", node.domain, node.op_type);
+            let excluded = &self.options.op_types_to_exclude;
+            self.refused[index] = if excluded.contains(&node.op_type) || excluded.contains(&full) {
+                Some(Reject::new("excluded by op_types_to_exclude"))
+            } else if node.domain.is_empty() && matches!(node.op_type.as_str(), "If" | "Loop" | "Scan") {
+                Some(Reject::new("control flow stays with the host"))
+            } else if self.profit() && is_quantization(node) {
+                Some(Reject::new("quantized regions stay with the host under profit"))
+            } else if self.profit() && self.touches_quantization(node) {
+                Some(Reject::new("borders on quantization, which stays with the host under profit"))
+            } else {
+                None
+            };
+        }
+    }
+
+    fn touches_quantization(&self, node: &HostNode) -> bool {
+        let quantized = |index: usize| is_quantization(&self.graph.nodes[index]);
+        let from = node.uses().filter_map(|value| self.producers[value.index()]).any(quantized);
+        let mut outputs = node.outputs.iter().flatten();
+        from || outputs.any(|output| self.uses.readers(*output).any(quantized))
+    }
+
+    /// Lowers the whole graph. A node that is refused now or was before becomes inputs of what follows.
+    fn probe(&mut self) -> Lowering<'g> {
+        let mut lowering = Lowering::new(self.graph, &self.graph.name);
+        for &input in self.graph.inputs.iter().chain(&self.graph.outer) {
+            if self.graph.value(input).constant.is_none() {
+                // An input of unknown type or rank only keeps its users with the host.
+                let _ = lowering.input_from_host(input);
+            }
+        }
+        for index in 0..self.graph.nodes.len() {
+            if self.refused[index].is_none()
+                && let Err(reject) = self.try_node(&mut lowering, index)
+            {
+                lowering.undefine(index);
+                self.refused[index] = Some(reject);
+            }
+            if self.refused[index].is_some() {
+                for output in self.graph.nodes[index].outputs.iter().flatten() {
+                    let _ = lowering.input_from_host(*output);
+                }
+            }
+        }
+        let sizes = representative_sizes(lowering.network());
+        for index in 0..self.graph.nodes.len() {
+            self.work[index].bytes = self.host_bytes(&lowering, &sizes, index);
+        }
+        lowering
+    }
+
+    fn try_node(&mut self, lowering: &mut Lowering, index: usize) -> Result<(), Reject> {
+        let nodes = lowering.lower(index)?;
+        let sizes = representative_sizes(lowering.network());
+        let mut total = Work::default();
+        let mut reference = false;
+        for &node in &nodes {
+            total += work(lowering.network(), node, &sizes);
+        }
+        self.work[index] = total;
+        for node in nodes {
+            reference |= self.capability.accept(lowering.network(), node)?.reference;
+        }
+        self.reference[index] = reference;
+        if reference && self.profit() && (total.flops > NEGLIGIBLE.flops || total.bytes > NEGLIGIBLE.bytes) {
+            return Err(Reject::new("only a reference kernel runs it"));
+        }
+        Ok(())
+    }
+
+    /// Bytes that the host's node reads and writes.
+    fn host_bytes(&self, lowering: &Lowering, sizes: &[i64], index: usize) -> f64 {
+        let node = &self.graph.nodes[index];
+        let bytes =
+            |value: HostValueId| lowering.ty(value).map_or(0.0, |ty| bytes_at(ty.dtype, &ty.shape, sizes));
+        node.uses().chain(node.outputs.iter().flatten().copied()).map(bytes).sum()
+    }
+
+    /// Probes, clusters and builds until every segment stands by itself.
+    fn segments(&mut self) -> Vec<Segment> {
+        loop {
+            let probe = self.probe();
+            let groups = self.groups();
+            let mut segments: Vec<Segment> = Vec::with_capacity(groups.len());
+            let mut faults = false;
+            for nodes in groups {
+                if let Some(reject) = self.unprofitable(&nodes) {
+                    self.refuse_all(&nodes, &reject);
+                    continue;
+                }
+                let name = format!("{}_{}", self.name(), segments.len());
+                match build(&probe, &self.uses, name, nodes.clone()) {
+                    Ok(segment) => segments.push(segment),
+                    Err(Fault { node: Some(node), reject }) => {
+                        self.refused[node] = Some(reject);
+                        faults = true;
+                    }
+                    Err(Fault { node: None, reject }) => self.refuse_all(&nodes, &reject),
+                }
+            }
+            if !faults {
+                return segments;
+            }
+        }
+    }
+
+    fn name(&self) -> &str {
+        if self.graph.name.is_empty() { "graph" } else { &self.graph.name }
+    }
+
+    fn refuse_all(&mut self, nodes: &[usize], reject: &Reject) {
+        for &node in nodes {
+            self.refused[node] = Some(reject.clone());
+        }
+    }
+
+    /// The nodes of each segment, ascending.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        let uses = self
+            .graph
+            .nodes
+            .iter()
+            .map(|node| node.uses().filter_map(|value| self.producers[value.index()]).collect())
+            .collect();
+        let accepted = self.refused.iter().map(Option::is_none).collect();
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (node, segment) in cluster(&Dag { uses, accepted }).into_iter().enumerate() {
+            if let Some(segment) = segment {
+                groups.resize_with(groups.len().max(segment + 1), Vec::new);
+                groups[segment].push(node);
+            }
+        }
+        groups
+    }
+
+    fn unprofitable(&self, nodes: &[usize]) -> Option<Reject> {
+        if nodes.len() < self.options.min_subgraph_size {
+            return Some(Reject::new(format!(
+                "its segment has {} nodes, fewer than min_subgraph_size",
+                nodes.len()
+            )));
+        }
+        if !self.profit() {
+            return None;
+        }
+        let mut total = Work::default();
+        for &node in nodes {
+            total += self.work[node];
+        }
+        (host_nanoseconds(total) < SEGMENT_NANOSECONDS)
+            .then(|| Reject::new("its segment is too small to beat the host"))
+    }
+
+    fn report(&self, segments: &[Segment]) -> PlacementReport {
+        let mut taken: FxHashMap<usize, usize> = FxHashMap::default();
+        for (segment, content) in segments.iter().enumerate() {
+            taken.extend(content.nodes.iter().map(|&node| (node, segment)));
+        }
+        let nodes = self.graph.nodes.iter().enumerate().map(|(index, node)| NodePlacement {
+            index,
+            name: node.label(self.graph),
+            op_type: node.op_type.clone(),
+            domain: node.domain.clone(),
+            placement: match (taken.get(&index), &self.refused[index]) {
+                (Some(&segment), _) => Placement::Segment(segment),
+                (None, Some(reject)) => Placement::Host(reject.reason.clone()),
+                (None, None) => Placement::Host("its segment could not be built".into()),
+            },
+            work: self.work[index],
+            flops_share: 0.0,
+            bytes_share: 0.0,
+            reference: self.reference[index],
+        });
+        let names = |values: &[HostValueId]| {
+            values.iter().map(|&value| self.graph.value(value).name.clone()).collect()
+        };
+        let summaries = segments.iter().map(|segment| {
+            let mut total = Work::default();
+            for &node in &segment.nodes {
+                total += self.work[node];
+            }
+            SegmentSummary {
+                name: segment.name.clone(),
+                nodes: segment.nodes.len(),
+                layers: segment.network.node_count(),
+                inputs: names(&segment.inputs),
+                outputs: names(&segment.outputs),
+                work: total,
+            }
+        });
+        let mut report = PlacementReport {
+            graph: self.graph.name.clone(),
+            nodes: nodes.collect(),
+            segments: summaries.collect(),
+            ..PlacementReport::default()
+        };
+        report.finish();
+        report
+    }
+}
+
+fn is_quantization(node: &HostNode) -> bool {
+    matches!(node.op_type.as_str(), "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear")
+}
