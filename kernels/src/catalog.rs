@@ -16,6 +16,7 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         rows.extend_from_slice(crate::cpu::conv::tactics());
         rows.extend_from_slice(crate::cpu::gemm::tactics());
         rows.extend_from_slice(crate::cpu::pointwise::tactics());
+        rows.extend_from_slice(crate::cpu::movement::tactics());
         // The reference stands last and takes everything.
         rows.push(&crate::reference::ReferenceTactic);
         rows

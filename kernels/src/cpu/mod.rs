@@ -7,6 +7,7 @@ pub mod fpenv;
 pub mod gemm;
 pub mod isa;
 pub mod math;
+pub mod movement;
 pub mod pack;
 pub mod pointwise;
 pub mod simd;

@@ -80,7 +80,12 @@ unsafe fn blocked<const E: usize, const N: usize>(
 /// # Safety
 /// As [`transpose`].
 #[inline(always)]
-unsafe fn whole<const E: usize, const N: usize>(src: *const u8, src_row: isize, dst: *mut u8, dst_row: isize) {
+unsafe fn whole<const E: usize, const N: usize>(
+    src: *const u8,
+    src_row: isize,
+    dst: *mut u8,
+    dst_row: isize,
+) {
     let mut rows = [[0u8; 16]; N];
     // SAFETY: `N` rows of 16 bytes each.
     unsafe {

@@ -59,7 +59,9 @@ impl StridedCopy {
         let mut merged: SmallVec<[Axis; 6]> = SmallVec::new();
         for axis in axes {
             match merged.last_mut() {
-                Some(o) if o.src == axis.src * axis.size as isize && o.dst == axis.dst * axis.size as isize => {
+                Some(o)
+                    if o.src == axis.src * axis.size as isize && o.dst == axis.dst * axis.size as isize =>
+                {
                     *o = Axis { size: o.size * axis.size, ..axis };
                 }
                 _ => merged.push(axis),
@@ -156,7 +158,9 @@ impl StridedCopy {
             for unit in units {
                 let piece = unit % self.pieces;
                 // SAFETY: the cursor stands at an index of the outer axes.
-                unsafe { self.inner.piece(piece, self.pieces, src.offset(cursor.src), dst.offset(cursor.dst)) };
+                unsafe {
+                    self.inner.piece(piece, self.pieces, src.offset(cursor.src), dst.offset(cursor.dst))
+                };
                 if piece + 1 == self.pieces {
                     cursor.advance(&self.outer);
                 }
@@ -321,7 +325,11 @@ unsafe fn elements(element: usize, axis: Axis, src: *const u8, dst: *mut u8) {
             16 => typed::<16>(axis, src, dst),
             _ => {
                 for i in 0..axis.size as isize {
-                    std::ptr::copy_nonoverlapping(src.offset(i * axis.src), dst.offset(i * axis.dst), element);
+                    std::ptr::copy_nonoverlapping(
+                        src.offset(i * axis.src),
+                        dst.offset(i * axis.dst),
+                        element,
+                    );
                 }
             }
         }

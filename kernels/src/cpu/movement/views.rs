@@ -31,7 +31,8 @@ impl Tactic for Views {
         // Kernels are prepared for problems that were accepted: there is no reason to refuse left.
         let parts = parts(p).unwrap_or_default();
         let same = |i: usize| p.inputs[i].desc == p.outputs[0] || p.outputs[0].is_dense();
-        let in_place = matches!(&parts[..], [(0, copy)] if copy.is_plain() && copy.src_offset == 0 && same(0));
+        let in_place =
+            matches!(&parts[..], [(0, copy)] if copy.is_plain() && copy.src_offset == 0 && same(0));
         let weights = Parts::new(parts.iter().map(|(_, copy)| (copy.units(), copy.unit_bytes())));
         let phases = split(weights.total(), p.threads);
         Box::new(CopyKernel { parts, weights, phases, in_place })
@@ -149,7 +150,8 @@ fn slice(op: &Slice, x: &TensorDesc, out: &TensorDesc, env: &DimEnv) -> Result<S
     let mut strides = x.strides.clone();
     let mut offset = 0;
     for range in &op.ranges {
-        let (start, length, size) = (range.start.eval(env), out.shape[range.axis] as i64, x.shape[range.axis] as i64);
+        let (start, length, size) =
+            (range.start.eval(env), out.shape[range.axis] as i64, x.shape[range.axis] as i64);
         let last = start + (length - 1) * range.step;
         if length > 0 && !((0..size).contains(&start) && (0..size).contains(&last)) {
             return Err(Reject::new(format!("a slice of axis {} that leaves it", range.axis)));
@@ -215,9 +217,9 @@ fn pad(op: &Pad, p: &Problem<'_>, out: &TensorDesc) -> Result<SmallVec<[Part; 2]
     let e = width(out);
     loop {
         let region = || index.iter().zip(&grid).map(|(&i, segments)| &segments[i]);
-        let offsets = region().zip(x.strides.iter().zip(&out.strides)).fold((0, 0), |(s, d), (r, (xs, os))| {
-            (s + r.src as isize * xs, d + r.dst as isize * os)
-        });
+        let offsets = region()
+            .zip(x.strides.iter().zip(&out.strides))
+            .fold((0, 0), |(s, d), (r, (xs, os))| (s + r.src as isize * xs, d + r.dst as isize * os));
         let axes = region().enumerate().map(|(a, r)| (r.len, r.step * x.strides[a], out.strides[a]));
         parts.push((0, copy(e, axes).at(offsets.0 * e as isize, offsets.1 * e as isize)));
         let Some(a) = (0..grid.len()).rev().find(|&a| index[a] + 1 < grid[a].len()) else { return Ok(parts) };
@@ -255,7 +257,12 @@ fn pad_constant(x: &TensorDesc, out: &TensorDesc, before: &[usize], after: &[usi
 }
 
 /// Where a padded axis reads from.
-fn segments(mode: PadMode, size: usize, before: usize, after: usize) -> Result<SmallVec<[Segment; 4]>, Reject> {
+fn segments(
+    mode: PadMode,
+    size: usize,
+    before: usize,
+    after: usize,
+) -> Result<SmallVec<[Segment; 4]>, Reject> {
     let mut segments = SmallVec::new();
     if before + size + after == 0 {
         return Ok(segments);
@@ -279,7 +286,11 @@ fn segments(mode: PadMode, size: usize, before: usize, after: usize) -> Result<S
             let mut dst = 0;
             let total = before + size + after;
             while dst < total && segments.len() <= MAX_REGIONS {
-                let (src, step, left) = if phase < size { (phase, 1, size - phase) } else { (period - phase, -1, period - phase) };
+                let (src, step, left) = if phase < size {
+                    (phase, 1, size - phase)
+                } else {
+                    (period - phase, -1, period - phase)
+                };
                 let len = left.min(total - dst);
                 segments.push(Segment { dst, len, src, step });
                 dst += len;
