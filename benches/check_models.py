@@ -18,24 +18,13 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent / "zoo")]
 
+import bars
 import compare
 import tables
 import zoo
 from peers import Peer, parse_peer
 from placement import Placement
 from worker import Setting, Worker, WorkerError, distinct_cpus
-
-CONTROL_FLOW = {"silero_vad"}
-"""Models whose work lies in branches that the host runs: no share of FLOPs is asked of them."""
-
-SINGLE_SEGMENT = {
-    "resnet50", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "googlenet", "convnext_tiny", "vit_b_16",
-    "unet", "bert_base", "distilbert", "minilm_l6",
-}  # fmt: skip
-
-LEAST_SHARE = 0.99
-MOST_SEGMENTS = 3
-
 
 @dataclass
 class Result:
@@ -79,19 +68,13 @@ def check(model: str, case: str, peer: Peer, arguments: argparse.Namespace) -> R
     return result
 
 
-def _check_placement(model: str, placement: Placement | None, bars: bool, result: Result) -> None:
+def _check_placement(model: str, placement: Placement | None, enforced: bool, result: Result) -> None:
     if placement is None:
         result.faults.append("no placement report was written")
         return
     result.share, result.segments = f"{placement.share:.2%}", str(placement.segments)
-    if not bars or model in CONTROL_FLOW:
-        return
-    most = 1 if model in SINGLE_SEGMENT else MOST_SEGMENTS
-    reasons = "; ".join(f"{count} x {reason}" for reason, count in list(placement.refused.items())[:5])
-    if placement.share < LEAST_SHARE:
-        result.faults.append(f"only {placement.share:.2%} of the FLOPs run on Engraft: {reasons}")
-    if placement.segments > most:
-        result.faults.append(f"{placement.segments} segments, at most {most} asked: {reasons}")
+    if enforced:
+        result.faults += bars.placement_faults(model, placement)
 
 
 def main() -> int:

@@ -21,7 +21,12 @@ class Difference:
     where: str
 
     def within(self, model: str) -> bool:
-        return self.relative <= WIDE_TOLERANCES.get(model, TOLERANCE)
+        return self.relative <= tolerance(model)
+
+
+def tolerance(model: str) -> float:
+    """The largest relative difference that the model's outputs may have."""
+    return WIDE_TOLERANCES.get(model, TOLERANCE)
 
 
 def difference(names: list[str], reference: list[np.ndarray], outputs: list[np.ndarray]) -> Difference:

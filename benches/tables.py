@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import bars
 
 if TYPE_CHECKING:
     from measure import Case
@@ -36,6 +37,9 @@ def all_tables(cases: Sequence[Case], peers: Sequence[str]) -> list[tuple[str, l
         if any(case.creation for case in of_threads):
             title = f"### Session creation and peak memory at {threads} thread{'s' * (threads > 1)}"
             result.append((title, _creation([case for case in of_threads if case.creation], peers)))
+    if demands := bars.speed_and_costs(cases):
+        rows = [[bar.demand, bar.figure, "met" if bar.met else "MISSED"] for bar in demands]
+        result.append(("### Bars", aligned([["demand", "figure", ""], *rows])))
     return result
 
 
@@ -52,7 +56,7 @@ def _latency(cases: Sequence[Case], peers: Sequence[str]) -> list[str]:
         placement = case.placement
         row += [f"{placement['share']:.1%}", str(placement["segments"])] if placement else ["", ""]
         rows.append(row)
-    for title, statistic in (("geometric mean", _geometric_mean), ("median", statistics.median), ("least", min)):
+    for title, statistic in (("geometric mean", bars.geometric_mean), ("median", statistics.median), ("least", min)):
         ratios = [f"{statistic([_ratio(case, base, name) for case in cases]):.2f}" for name in others]
         rows.append([title, *[""] * len(peers), *ratios, "", "", ""])
     return aligned([header, *rows])
@@ -72,10 +76,6 @@ def _creation(cases: Sequence[Case], peers: Sequence[str]) -> list[str]:
 
 def _ratio(case: Case, base: str, name: str) -> float:
     return case.timings[base].median / case.timings[name].median
-
-
-def _geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
