@@ -1,13 +1,11 @@
-//! Prints the speed of the matrix kernels on one thread for shapes of well-known networks.
+//! Prints the speed of the matrix tactics on one thread for layers of well-known networks.
 //!
-//! `cargo run --release -p engraft-kernels --example gflops [filter]`
+//! `cargo run --release -p engraft-kernels --example gflops [filter]`; `ENGRAFT_ISA` caps the instruction set.
 
-use engraft_kernels::cpu::conv::geometry::Geometry;
-use engraft_kernels::cpu::conv::source::{Bands, Taps};
 use engraft_kernels::cpu::gemm::micro::{self, Micro, Tile};
-use engraft_kernels::cpu::gemm::rows::RowMap;
-use engraft_kernels::cpu::gemm::sweep::{Finish, Gathered, Source, Strided, Sweep};
-use engraft_kernels::cpu::pack;
+use engraft_kernels::{Args, Class, Isa, Operand, Problem, TensorDesc, catalog};
+use engraft_network::ops::{Conv, ConvTranspose, Epilogue, MatMul, Padding};
+use engraft_network::{AlignedBytes, DType, Expr, Op, Tensor, UnaryOp};
 use std::time::Instant;
 
 /// Seconds per call: the best of some batches.
@@ -58,24 +56,6 @@ mod peak {
     }
 }
 
-fn sets() -> Vec<(&'static str, &'static Micro<f32>)> {
-    let mut sets = vec![("portable", &micro::F32_PORTABLE)];
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            sets.push(("avx2", &micro::F32_AVX2));
-            // SAFETY: just detected.
-            println!("avx2 peak {:.1}", unsafe { peak::avx2() });
-        }
-        if is_x86_feature_detected!("avx512f") {
-            sets.push(("avx512", &micro::F32_AVX512));
-            // SAFETY: just detected.
-            println!("avx512 peak {:.1}", unsafe { peak::avx512() });
-        }
-    }
-    sets
-}
-
 fn micro_kernels(name: &str, micro: &Micro<f32>, k: usize) {
     let a = vec![0.5f32; 16 * (k + 16)];
     let b = vec![0.25f32; k * 32];
@@ -111,110 +91,224 @@ fn micro_kernels(name: &str, micro: &Micro<f32>, k: usize) {
     println!();
 }
 
-/// Seconds of one product with ready operands.
-fn time<S: Source<f32>>(micro: &'static Micro<f32>, source: &S, m: usize, n: usize) -> f64 {
-    let k = source.taps() * source.run();
-    let b = vec![0.1f32; pack::packed_len::<f32>(k, n)];
-    let bias = vec![0.5f32; n];
-    let mut c = vec![0f32; m * n];
-    let out = RowMap::uniform(m, n as isize);
-    let sweep = Sweep::new(micro, n, source.taps(), source.run(), out, out);
-    let mut scratch = vec![0u64; sweep.scratch_bytes(source) / 8 + 16];
-    let at = scratch.as_mut_ptr().cast::<u8>();
-    let at = at.wrapping_add(at.align_offset(64));
-    let finish = Finish { bias: bias.as_ptr(), clip: Some((0.0, f32::INFINITY)), ..Finish::none() };
-    let panels = pack::panels::<f32>(n);
-    // SAFETY: the operands have the sizes that the sweep states.
-    best(|| unsafe { sweep.run(source, 0..m, 0..panels, b.as_ptr(), c.as_mut_ptr(), &finish, at) })
+/// A layer: the operator and its operands, weights constant where said.
+struct Layer {
+    name: &'static str,
+    op: Op,
+    inputs: Vec<(Vec<usize>, bool)>,
+    out: Vec<usize>,
 }
 
-fn product(micro: &'static Micro<f32>, m: usize, k: usize, n: usize) -> f64 {
-    let a = vec![0.5f32; m * k];
-    let (base, rows) = (a.as_ptr(), RowMap::uniform(m, k as isize));
-    let seconds = if m > 1 && k % 1024 == 0 {
-        time(micro, &Gathered { base, rows, k, step: 1 }, m, n)
-    } else {
-        time(micro, &Strided { base, rows, k }, m, n)
-    };
-    (2 * m * n * k) as f64 / seconds / 1e9
+fn tensor(shape: &[usize]) -> Tensor {
+    let n = shape.iter().product();
+    Tensor::from_slice(shape, &(0..n).map(|i| ((i % 17) as f32 - 8.0) / 16.0).collect::<Vec<f32>>()).unwrap()
 }
 
-fn convolution(
-    micro: &'static Micro<f32>,
-    c: usize,
-    n: usize,
-    size: usize,
-    kernel: usize,
-    stride: usize,
-) -> f64 {
+/// GFLOP/s of every optimised tactic that takes the layer.
+fn measure(layer: &Layer, isa: Isa) -> Vec<(&'static str, f64, f64)> {
+    let tensors: Vec<Tensor> = layer.inputs.iter().map(|(shape, _)| tensor(shape)).collect();
+    let operands: Vec<Operand<'_>> = tensors
+        .iter()
+        .zip(&layer.inputs)
+        .map(|(t, (shape, constant))| Operand {
+            desc: TensorDesc::dense(DType::F32, shape),
+            constant: constant.then_some(t),
+        })
+        .collect();
+    let outputs = [TensorDesc::dense(DType::F32, &layer.out)];
+    let p = Problem { op: &layer.op, inputs: &operands, outputs: &outputs, threads: 1, isa, env: &[] };
+    let shapes: Vec<&[usize]> = layer.inputs.iter().map(|(s, _)| &s[..]).collect();
+    let flops = layer.op.flops(&shapes, &[&layer.out]);
+    let (fits, _) = catalog::candidates(&p);
+    let fits = fits.into_iter().filter(|(t, _)| t.class() == Class::Optimized);
+    let mut speeds = Vec::new();
+    for (t, fit) in fits {
+        let packed: Vec<AlignedBytes> = (0..operands.len())
+            .map(|i| match t.packing(&p, i) {
+                Some(_) => {
+                    let mut bytes = AlignedBytes::zeroed(t.packed_bytes(&p, i));
+                    t.pack(&p, i, bytes.as_mut_slice());
+                    bytes
+                }
+                None => AlignedBytes::copy_of(tensors[i].bytes()),
+            })
+            .collect();
+        let kernel = t.prepare(&p);
+        let mut out = AlignedBytes::zeroed(outputs[0].dense_bytes());
+        let mut scratch = AlignedBytes::zeroed(kernel.scratch_bytes());
+        let mut workspace = AlignedBytes::zeroed(kernel.workspace_bytes());
+        let inputs: Vec<*const u8> = packed.iter().map(|b| b.as_slice().as_ptr()).collect();
+        let args = Args {
+            inputs: &inputs,
+            outputs: &[out.as_mut_slice().as_mut_ptr()],
+            scratch: scratch.as_mut_slice().as_mut_ptr(),
+            workspace: workspace.as_mut_slice().as_mut_ptr(),
+        };
+        let seconds = best(|| {
+            for (phase, &tasks) in kernel.phases().iter().enumerate() {
+                for task in 0..tasks {
+                    // SAFETY: operands, scratch and workspace are as the kernel asked.
+                    unsafe { kernel.run(phase, task, &args) }.unwrap();
+                }
+            }
+        });
+        speeds.push((t.id(), flops / seconds / 1e9, fit.cost_ns / (seconds * 1e9)));
+    }
+    speeds
+}
+
+fn conv(name: &'static str, c: usize, m: usize, size: usize, kernel: usize, stride: usize, groups: usize) -> Layer {
     let pad = (kernel - 1) / 2;
     let out = (size + 2 * pad - kernel) / stride + 1;
-    let geometry = Geometry {
-        batch: 1,
-        input: [1, size, size],
-        output: [1, out, out],
-        kernel: [1, kernel, kernel],
-        stride: [1, stride, stride],
-        dilation: [1; 3],
-        pad: [0, pad, pad],
-        batch_stride: 0,
-        input_stride: [0, (size * c) as isize, c as isize],
-    };
-    let x = vec![0.5f32; size * size * c];
-    let seconds = if c < 16 {
-        let source = Bands { base: x.as_ptr(), geometry: &geometry, channels: c };
-        time(micro, &source, out * out, n)
-    } else {
-        let source = Taps { base: x.as_ptr(), geometry: &geometry, channels: c };
-        time(micro, &source, out * out, n)
-    };
-    (2 * out * out * n * c * kernel * kernel) as f64 / seconds / 1e9
+    Layer {
+        name,
+        op: Op::Conv(Conv {
+            strides: vec![stride; 2],
+            dilations: vec![1; 2],
+            padding: Padding::Explicit { begin: vec![pad; 2], end: vec![pad; 2] },
+            groups,
+            epilogue: Epilogue { bias: true, post: Some(Expr::unary(UnaryOp::Relu)) },
+        }),
+        inputs: vec![
+            (vec![1, size, size, c], false),
+            (vec![kernel, kernel, c / groups, m], true),
+            (vec![m], true),
+        ],
+        out: vec![1, out, out, m],
+    }
+}
+
+fn transpose(name: &'static str, c: usize, m: usize, size: usize, kernel: usize, stride: usize) -> Layer {
+    let out = (size - 1) * stride + kernel;
+    Layer {
+        name,
+        op: Op::ConvTranspose(ConvTranspose {
+            strides: vec![stride; 2],
+            dilations: vec![1; 2],
+            padding: Padding::none(2),
+            output_padding: vec![0; 2],
+            groups: 1,
+            epilogue: Epilogue { bias: true, post: None },
+        }),
+        inputs: vec![(vec![1, size, size, c], false), (vec![kernel, kernel, c, m], true), (vec![m], true)],
+        out: vec![1, out, out, m],
+    }
+}
+
+fn gemm(name: &'static str, m: usize, k: usize, n: usize) -> Layer {
+    Layer {
+        name,
+        op: Op::MatMul(MatMul { epilogue: Epilogue { bias: true, post: None }, ..MatMul::default() }),
+        inputs: vec![(vec![m, k], false), (vec![k, n], true), (vec![n], true)],
+        out: vec![m, n],
+    }
+}
+
+fn act(mut layer: Layer, name: &'static str, unary: UnaryOp) -> Layer {
+    layer.name = name;
+    match &mut layer.op {
+        Op::MatMul(op) => op.epilogue.post = Some(Expr::unary(unary)),
+        Op::Conv(op) => op.epilogue.post = Some(Expr::unary(unary)),
+        _ => {}
+    }
+    layer
+}
+
+fn batched(name: &'static str, b: usize, m: usize, k: usize, n: usize, trans_b: bool) -> Layer {
+    Layer {
+        name,
+        op: Op::MatMul(MatMul { trans_b, ..MatMul::default() }),
+        inputs: vec![
+            (vec![b, m, k], false),
+            (if trans_b { vec![b, n, k] } else { vec![b, k, n] }, false),
+        ],
+        out: vec![b, m, n],
+    }
+}
+
+fn layers() -> Vec<Layer> {
+    vec![
+        conv("resnet 7x7/2 3>64 224", 3, 64, 224, 7, 2, 1),
+        conv("resnet 3x3 64>64 56", 64, 64, 56, 3, 1, 1),
+        conv("resnet 3x3 128>128 28", 128, 128, 28, 3, 1, 1),
+        conv("resnet 3x3 256>256 14", 256, 256, 14, 3, 1, 1),
+        conv("resnet 3x3 512>512 7", 512, 512, 7, 3, 1, 1),
+        conv("resnet 3x3/2 128>128 56", 128, 128, 56, 3, 2, 1),
+        conv("resnet 1x1 64>256 56", 64, 256, 56, 1, 1, 1),
+        conv("resnet 1x1 256>64 56", 256, 64, 56, 1, 1, 1),
+        conv("resnet 1x1 512>128 28", 512, 128, 28, 1, 1, 1),
+        conv("resnet 1x1 1024>256 14", 1024, 256, 14, 1, 1, 1),
+        conv("resnet 1x1 512>2048 7", 512, 2048, 7, 1, 1, 1),
+        conv("resnet 1x1 2048>512 7", 2048, 512, 7, 1, 1, 1),
+        conv("resnet 1x1/2 256>512 56", 256, 512, 56, 1, 2, 1),
+        conv("mobilenet 3x3/2 3>32 224", 3, 32, 224, 3, 2, 1),
+        conv("mobilenet 1x1 16>96 112", 16, 96, 112, 1, 1, 1),
+        conv("mobilenet 1x1 96>24 56", 96, 24, 56, 1, 1, 1),
+        conv("mobilenet 1x1 32>16 112", 32, 16, 112, 1, 1, 1),
+        act(conv("", 144, 40, 28, 1, 1, 1), "silu 1x1 144>40 28", UnaryOp::Silu),
+        act(conv("", 24, 144, 56, 1, 1, 1), "silu 1x1 24>144 56", UnaryOp::Silu),
+        act(conv("", 64, 64, 80, 3, 1, 1), "silu 3x3 64>64 80", UnaryOp::Silu),
+        conv("depthwise 3x3 32 112", 32, 32, 112, 3, 1, 32),
+        conv("depthwise 3x3/2 96 112", 96, 96, 112, 3, 2, 96),
+        conv("depthwise 3x3 144 56", 144, 144, 56, 3, 1, 144),
+        conv("depthwise 3x3 192 28", 192, 192, 28, 3, 1, 192),
+        conv("depthwise 3x3 576 14", 576, 576, 14, 3, 1, 576),
+        conv("depthwise 3x3 960 7", 960, 960, 7, 3, 1, 960),
+        conv("depthwise 5x5 120 28", 120, 120, 28, 5, 1, 120),
+        conv("depthwise 5x5 672 14", 672, 672, 14, 5, 1, 672),
+        conv("depthwise 7x7 96 56", 96, 96, 56, 7, 1, 96),
+        act(conv("", 672, 672, 14, 5, 1, 672), "silu depthwise 5x5 672 14", UnaryOp::Silu),
+        conv("grouped 3x3 128/32 56", 128, 128, 56, 3, 1, 32),
+        conv("grouped 3x3 64/4 56", 64, 64, 56, 3, 1, 4),
+        transpose("transpose 2x2/2 128>64 64", 128, 64, 64, 2, 2),
+        transpose("transpose 4x4/2 64>64 32", 64, 64, 32, 4, 2),
+        gemm("bert 128x768x768", 128, 768, 768),
+        gemm("bert 128x768x3072", 128, 768, 3072),
+        act(gemm("", 128, 768, 3072), "gelu bert 128x768x3072", UnaryOp::Gelu),
+        gemm("bert 128x3072x768", 128, 3072, 768),
+        gemm("minilm 32x384x1536", 32, 384, 1536),
+        gemm("minilm 128x384x1536", 128, 384, 1536),
+        batched("scores 12x 128x64x128", 12, 128, 64, 128, true),
+        batched("values 12x 128x128x64", 12, 128, 128, 64, false),
+        batched("decode 12x 1x64x512", 12, 1, 64, 512, true),
+        batched("decode 12x 1x512x64", 12, 1, 512, 64, false),
+        gemm("decode 1x768x3072", 1, 768, 3072),
+        gemm("decode 1x768x50257", 1, 768, 50257),
+        gemm("head 1x2048x1000", 1, 2048, 1000),
+    ]
 }
 
 fn main() {
     let filter = std::env::args().nth(1).unwrap_or_default();
-    let sets = sets();
-    for (name, micro) in &sets {
+    let isa = Isa::best();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if isa >= Isa::Avx2 {
+            // SAFETY: detected.
+            println!("avx2 peak {:.1}", unsafe { peak::avx2() });
+        }
+        if isa >= Isa::Avx512 {
+            // SAFETY: detected.
+            println!("avx512 peak {:.1}", unsafe { peak::avx512() });
+        }
         if "micro".contains(&filter) {
-            micro_kernels(name, micro, 64);
-            micro_kernels(name, micro, 256);
+            for k in [64, 256] {
+                if isa >= Isa::Avx2 {
+                    micro_kernels("avx2", &micro::F32_AVX2, k);
+                }
+                if isa >= Isa::Avx512 {
+                    micro_kernels("avx512", &micro::F32_AVX512, k);
+                }
+            }
         }
     }
-    type Case = (&'static str, Box<dyn Fn(&'static Micro<f32>) -> f64>);
-    let gemm = |name, m, k, n| -> Case { (name, Box::new(move |u| product(u, m, k, n))) };
-    let conv = |name, c, n, size, kernel, stride| -> Case {
-        (name, Box::new(move |u| convolution(u, c, n, size, kernel, stride)))
-    };
-    let cases = [
-        conv("resnet 7x7/2 3>64 224", 3, 64, 224, 7, 2),
-        conv("resnet 3x3 64>64 56", 64, 64, 56, 3, 1),
-        conv("resnet 3x3 128>128 28", 128, 128, 28, 3, 1),
-        conv("resnet 3x3 256>256 14", 256, 256, 14, 3, 1),
-        conv("resnet 3x3 512>512 7", 512, 512, 7, 3, 1),
-        conv("resnet 3x3/2 128>128 56", 128, 128, 56, 3, 2),
-        gemm("resnet 1x1 64>256 56", 3136, 64, 256),
-        gemm("resnet 1x1 256>64 56", 3136, 256, 64),
-        gemm("resnet 1x1 512>128 28", 784, 512, 128),
-        gemm("resnet 1x1 1024>256 14", 196, 1024, 256),
-        gemm("resnet 1x1 512>2048 7", 49, 512, 2048),
-        conv("resnet 1x1/2 256>512 56", 256, 512, 56, 1, 2),
-        conv("mobilenet 3x3/2 3>32 224", 3, 32, 224, 3, 2),
-        gemm("mobilenet 1x1 16>96 112", 12544, 16, 96),
-        gemm("mobilenet 1x1 96>24 56", 3136, 96, 24),
-        gemm("mobilenet 1x1 32>16 112", 12544, 32, 16),
-        gemm("bert 128x768x768", 128, 768, 768),
-        gemm("bert 128x768x3072", 128, 768, 3072),
-        gemm("bert 128x3072x768", 128, 3072, 768),
-        gemm("minilm 128x384x1536", 128, 384, 1536),
-        gemm("scores 128x64x128", 128, 64, 128),
-        gemm("decode 1x768x3072", 1, 768, 3072),
-        gemm("decode 1x768x50257", 1, 768, 50257),
-        gemm("head 1x2048x1000", 1, 2048, 1000),
-    ];
-    for (name, run) in cases.iter().filter(|c| c.0.contains(&filter)) {
-        print!("{name:28}");
-        for (set, micro) in &sets {
-            print!(" {set} {:6.1}", run(micro));
+    if "micro".contains(&filter) {
+        micro_kernels("portable", &micro::F32_PORTABLE, 256);
+    }
+    for layer in layers().iter().filter(|l| l.name.contains(&filter)) {
+        print!("{:28}", layer.name);
+        for (id, speed, ratio) in measure(layer, isa) {
+            print!(" {} {speed:.1} (cost x{ratio:.2})", id.replace(".f32.", " "));
         }
         println!();
     }

@@ -1,5 +1,8 @@
 //! The index arithmetic of a convolution over channels-last activations, one to three spatial dimensions.
 
+use crate::{Reject, TensorDesc};
+use engraft_network::ops::Conv;
+
 /// Sizes, strides and borders of a convolution's input side; spatial triples are (depth, height, width), the leading
 /// ones trivial where the convolution has fewer dimensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,4 +52,38 @@ impl Geometry {
         let at = (o * self.stride[dim] + k * self.dilation[dim]).wrapping_sub(self.pad[dim]);
         (at < self.input[dim]).then_some(at)
     }
+}
+
+/// The geometry of a convolution for concrete operands.
+///
+/// # Errors
+/// More than three spatial axes, or channels that are not consecutive.
+pub fn geometry(op: &Conv, x: &TensorDesc, w: &TensorDesc, out: &TensorDesc) -> Result<Geometry, Reject> {
+    let spatial =
+        x.rank().checked_sub(2).filter(|s| (1..=3).contains(s)).ok_or_else(|| Reject::new("rank"))?;
+    if x.strides[spatial + 1] != 1 && x.shape[spatial + 1] != 1 {
+        return Err(Reject::new("channels of the input are not consecutive"));
+    }
+    let mut g = Geometry {
+        batch: x.shape[0],
+        input: [1; 3],
+        output: [1; 3],
+        kernel: [1; 3],
+        stride: [1; 3],
+        dilation: [1; 3],
+        pad: [0; 3],
+        batch_stride: x.strides[0],
+        input_stride: [0; 3],
+    };
+    for axis in 0..spatial {
+        let d = 3 - spatial + axis;
+        g.input[d] = x.shape[axis + 1];
+        g.output[d] = out.shape[axis + 1];
+        g.kernel[d] = w.shape[axis];
+        g.stride[d] = op.strides[axis];
+        g.dilation[d] = op.dilations[axis];
+        g.pad[d] = op.padding.resolve(axis, g.input[d], g.kernel[d], g.stride[d], g.dilation[d]).0;
+        g.input_stride[d] = x.strides[axis + 1];
+    }
+    Ok(g)
 }

@@ -1,13 +1,13 @@
 //! `Op::Conv` as tactics over the sweep: implicit matrix products, one per group.
 
-use super::geometry::Geometry;
+use super::geometry::{Geometry, geometry};
 use super::source::{Bands, Taps};
 use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows, is_type};
 use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, Grid, Strided, Sweep, tasks_for};
 use crate::cpu::pack::{self, Matrix};
-use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic, TensorDesc};
+use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::ops::Conv;
 use engraft_network::{DType, Op};
 use smallvec::SmallVec;
@@ -51,40 +51,6 @@ struct ConvKernel<E: 'static> {
     scratch: usize,
     /// Elements of one group's packed weights.
     packed_group: usize,
-}
-
-/// The geometry of a convolution for concrete operands.
-///
-/// # Errors
-/// More than three spatial axes, or channels that are not consecutive.
-pub fn geometry(op: &Conv, x: &TensorDesc, w: &TensorDesc, out: &TensorDesc) -> Result<Geometry, Reject> {
-    let spatial =
-        x.rank().checked_sub(2).filter(|s| (1..=3).contains(s)).ok_or_else(|| Reject::new("rank"))?;
-    if x.strides[spatial + 1] != 1 && x.shape[spatial + 1] != 1 {
-        return Err(Reject::new("channels of the input are not consecutive"));
-    }
-    let mut g = Geometry {
-        batch: x.shape[0],
-        input: [1; 3],
-        output: [1; 3],
-        kernel: [1; 3],
-        stride: [1; 3],
-        dilation: [1; 3],
-        pad: [0; 3],
-        batch_stride: x.strides[0],
-        input_stride: [0; 3],
-    };
-    for axis in 0..spatial {
-        let d = 3 - spatial + axis;
-        g.input[d] = x.shape[axis + 1];
-        g.output[d] = out.shape[axis + 1];
-        g.kernel[d] = w.shape[axis];
-        g.stride[d] = op.strides[axis];
-        g.dilation[d] = op.dilations[axis];
-        g.pad[d] = op.padding.resolve(axis, g.input[d], g.kernel[d], g.stride[d], g.dilation[d]).0;
-        g.input_stride[d] = x.strides[axis + 1];
-    }
-    Ok(g)
 }
 
 impl<E: Number> ConvTactic<E> {

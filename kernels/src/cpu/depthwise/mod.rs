@@ -1,0 +1,320 @@
+//! Depthwise convolution (one channel per group) over channels-last activations, vectorised over channels.
+//!
+//! Weights are read as they are, `[kernel.., channels]`. Output pixels whose taps all lie inside the input are computed
+//! in strips along the row; pixels at the left and right border in strips down the column, where neighbours miss the
+//! same taps.
+
+mod kernel;
+
+use crate::cpu::conv::geometry::{self, Geometry};
+use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows, is_type};
+use crate::cpu::gemm::rows::RowMap;
+use crate::cpu::gemm::sweep::{Finish, tasks_for};
+use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
+use engraft_network::Op;
+use kernel::{Strip, Strips};
+use smallvec::SmallVec;
+use std::ops::Range;
+
+/// One kernel set.
+pub struct DepthwiseTactic<E: 'static> {
+    id: &'static str,
+    isa: Isa,
+    strips: &'static Strips<E>,
+    /// Multiply-adds per nanosecond of one thread.
+    speed: f64,
+}
+
+struct DepthwiseKernel<E: 'static> {
+    strips: &'static Strips<E>,
+    geometry: Geometry,
+    out: RowMap,
+    residual: RowMap,
+    finisher: Finisher<E>,
+    channels: usize,
+    /// Output rows (of all images and depths) of one band, and bands.
+    band: usize,
+    /// Channel slices of one task.
+    slice: usize,
+    slices: usize,
+    phases: SmallVec<[usize; 1]>,
+}
+
+/// Bytes of input that one band of rows should stay within.
+const BAND_BYTES: usize = 256 << 10;
+
+impl<E: Number> DepthwiseTactic<E> {
+    fn build(&self, p: &Problem<'_>) -> Result<DepthwiseKernel<E>, Reject> {
+        let Op::Conv(op) = p.op else { return Err(Reject::new("not a convolution")) };
+        let (x, w, out) = (&p.inputs[0].desc, &p.inputs[1].desc, &p.outputs[0]);
+        let channels = w.shape[w.rank() - 1];
+        if op.groups != channels || w.shape[w.rank() - 2] != 1 {
+            return Err(Reject::new("not one channel per group"));
+        }
+        if p.isa < self.isa || !self.isa.supported() {
+            return Err(Reject::new(format!("needs {}", self.isa)));
+        }
+        if [x, w, out].iter().any(|d| !is_type::<E>(d.dtype)) {
+            return Err(Reject::new("another type"));
+        }
+        if !w.is_dense() {
+            return Err(Reject::new("weights at strides"));
+        }
+        let g = geometry::geometry(op, x, w, out)?;
+        let empty = out.count() == 0;
+        let out_rows = if empty { RowMap::uniform(0, 0) } else { dense_rows(out)? };
+        let finisher = Finisher::<E>::new(&op.epilogue, p.inputs, 2, out, p.isa)?;
+        let residual = finisher.residual_rows(out_rows);
+        let rows = g.batch * g.output[0] * g.output[1];
+        let flops = 2.0 * (out.count() * g.taps()) as f64;
+        let tasks = tasks_for(flops * 2.0, p.threads);
+        let row_bytes = (g.input[2] * channels * g.stride[1] * size_of::<E>()).max(1);
+        let halo = (g.kernel[1] - 1) * g.dilation[1] / g.stride[1];
+        let fits = (BAND_BYTES / row_bytes).saturating_sub(halo).max(2);
+        // Rows first; channels only where there are too few rows.
+        let down = tasks.min(rows.max(1));
+        let across = (tasks / down).clamp(1, channels.div_ceil(self.strips.lanes * 2).max(1));
+        let slice = channels.div_ceil(across).next_multiple_of(self.strips.lanes);
+        let slices = channels.div_ceil(slice.max(1));
+        let band = rows.div_ceil(down).min(fits).max(1);
+        let mut phases = SmallVec::new();
+        if !empty {
+            phases.push(rows.div_ceil(band) * slices);
+        }
+        Ok(DepthwiseKernel {
+            strips: self.strips,
+            geometry: g,
+            out: out_rows,
+            residual,
+            finisher,
+            channels,
+            band,
+            slice,
+            slices,
+            phases,
+        })
+    }
+}
+
+impl<E: Number> Tactic for DepthwiseTactic<E> {
+    fn id(&self) -> &'static str {
+        self.id
+    }
+
+    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
+        let kernel = self.build(p)?;
+        let outputs = (kernel.geometry.pixels() * kernel.channels) as f64;
+        let lanes = self.strips.lanes as f64;
+        let wasted = (kernel.channels as f64 / lanes).ceil() * lanes / kernel.channels.max(1) as f64;
+        let work = outputs * kernel.geometry.taps() as f64 * wasted / self.speed;
+        let post = outputs * (0.05 + kernel.finisher.cost_per_element());
+        let threads = p.threads.min(kernel.phases.first().copied().unwrap_or(1)).max(1) as f64;
+        Ok(Fit { cost_ns: 100.0 + (work + post) / threads })
+    }
+
+    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
+        match self.build(p) {
+            Ok(kernel) => Box::new(kernel),
+            Err(reject) => unreachable!("{}: prepared for a problem that it rejects: {reject}", self.id),
+        }
+    }
+}
+
+/// Taps of one spatial position: for each kernel position inside the input, distances from the input's and the
+/// weights' first element.
+type Taps = SmallVec<[(isize, isize); 32]>;
+
+/// Outputs along one axis whose taps are all inside.
+fn inside(g: &Geometry, d: usize) -> Range<usize> {
+    let span = (g.kernel[d] - 1) * g.dilation[d];
+    let first = g.pad[d].div_ceil(g.stride[d]).min(g.output[d]);
+    let last = match (g.input[d] + g.pad[d]).checked_sub(span + 1) {
+        Some(room) => (room / g.stride[d] + 1).min(g.output[d]),
+        None => 0,
+    };
+    first..last.max(first)
+}
+
+impl<E: Number> DepthwiseKernel<E> {
+    /// Taps of the outputs at depth `z`, row `y`, column `x`, relative to the input pixel at their (unclipped) origin.
+    fn taps(&self, z: usize, y: usize, x: usize, taps: &mut Taps) {
+        let g = &self.geometry;
+        taps.clear();
+        let mut weight = 0;
+        for kz in 0..g.kernel[0] {
+            for ky in 0..g.kernel[1] {
+                let row = g.source(0, z, kz).is_some() && g.source(1, y, ky).is_some();
+                for kx in 0..g.kernel[2] {
+                    if row && g.source(2, x, kx).is_some() {
+                        let [dz, dy, dx] = g.dilation;
+                        let at = (kz * dz) as isize * g.input_stride[0]
+                            + (ky * dy) as isize * g.input_stride[1]
+                            + (kx * dx) as isize * g.input_stride[2];
+                        taps.push((at, weight));
+                    }
+                    weight += self.channels as isize;
+                }
+            }
+        }
+    }
+
+    /// Computes `count` outputs from row `row`, column `x` on, along the row or (`down`) the column; all have the taps.
+    ///
+    /// # Safety
+    /// See [`Kernel::run`].
+    unsafe fn strip(
+        &self,
+        (row, x, count, down): (usize, usize, usize, bool),
+        taps: &Taps,
+        channels: &Range<usize>,
+        args: &Args<'_>,
+        finish: &Finish<'_, E>,
+    ) {
+        let g = &self.geometry;
+        let width = g.output[2];
+        let (y, z, n) = (row % g.output[1], row / g.output[1] % g.output[0], row / g.output[1] / g.output[0]);
+        let origin = |d: usize, o: usize| (o * g.stride[d]) as isize - g.pad[d] as isize;
+        let at = n as isize * g.batch_stride
+            + origin(0, z) * g.input_stride[0]
+            + origin(1, y) * g.input_stride[1]
+            + origin(2, x) * g.input_stride[2];
+        let axis = if down { 1 } else { 2 };
+        let x_step = g.stride[axis] as isize * g.input_stride[axis];
+        let pixel = row * width + x;
+        let next = pixel + if down { width } else { 1 };
+        let step = |map: &RowMap| if count > 1 { map.offset(next) - map.offset(pixel) } else { 0 };
+        let mut strip = Strip {
+            taps,
+            x: args.inputs[0].cast::<E>().wrapping_offset(at),
+            x_step,
+            w: args.inputs[1].cast::<E>(),
+            c: args.outputs[0].cast::<E>().wrapping_offset(self.out.offset(pixel)),
+            c_step: step(&self.out),
+            bias: finish.bias,
+            residual: finish.residual,
+            residual_step: 0,
+            clip: finish.clip,
+            channels: self.strips.lanes,
+        };
+        if !finish.residual.is_null() {
+            strip.residual = finish.residual.wrapping_offset(self.residual.offset(pixel));
+            strip.residual_step = step(&self.residual);
+        }
+        let most = self.strips.of.len();
+        let pieces = count.div_ceil(most);
+        let mut c = channels.start;
+        while c < channels.end {
+            let lanes = self.strips.lanes.min(channels.end - c);
+            let table = if lanes == self.strips.lanes { self.strips.of } else { self.strips.part };
+            for piece in 0..pieces {
+                let (from, to) = (count * piece / pieces, count * (piece + 1) / pieces);
+                let skip = from as isize;
+                let shift = |p: *const E, step: isize| {
+                    if p.is_null() { p } else { p.wrapping_offset(skip * step).wrapping_add(c) }
+                };
+                let part = Strip {
+                    x: shift(strip.x, strip.x_step),
+                    w: strip.w.wrapping_add(c),
+                    c: strip.c.wrapping_offset(skip * strip.c_step).wrapping_add(c),
+                    bias: shift(strip.bias, 0),
+                    residual: shift(strip.residual, strip.residual_step),
+                    channels: lanes,
+                    ..strip
+                };
+                // SAFETY: the taps of these outputs are inside the input; the instruction set was checked by `build`.
+                unsafe { table[to - from - 1](&part) };
+            }
+            c += lanes;
+        }
+    }
+}
+
+impl<E: Number> Kernel for DepthwiseKernel<E> {
+    fn phases(&self) -> &[usize] {
+        &self.phases
+    }
+
+    unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
+        let g = &self.geometry;
+        let total = g.batch * g.output[0] * g.output[1];
+        let bands = total.div_ceil(self.band);
+        let (first, slice) = (task % bands * self.band, task / bands);
+        let last = (first + self.band).min(total);
+        let all = slice * self.slice..self.channels.min((slice + 1) * self.slice);
+        let (xs, ys) = (inside(g, 2), inside(g, 1));
+        let width = g.output[2];
+        let lanes = self.strips.lanes;
+        // SAFETY: every output of the band and the slice is computed once, from taps inside the input.
+        unsafe {
+            self.finisher.with(args, 0, |finish| {
+                let mut taps = Taps::new();
+                for c in all.clone().step_by(lanes) {
+                    let channels = c..all.end.min(c + lanes);
+                    let mut row = first;
+                    while row < last {
+                        let (y, z) = (row % g.output[1], row / g.output[1] % g.output[0]);
+                        // Rows of one image and depth whose taps are all inside vertically go together.
+                        let run = if ys.contains(&y) { (ys.end - y).min(last - row) } else { 1 };
+                        for x in (0..xs.start).chain(xs.end..width) {
+                            self.taps(z, y, x, &mut taps);
+                            self.strip((row, x, run, true), &taps, &channels, args, finish);
+                        }
+                        if !xs.is_empty() {
+                            self.taps(z, y, xs.start, &mut taps);
+                            for r in row..row + run {
+                                self.strip((r, xs.start, xs.len(), false), &taps, &channels, args, finish);
+                            }
+                        }
+                        row += run;
+                    }
+                }
+                if let Some(post) = finish.post {
+                    let base = args.outputs[0].cast::<E>().cast_const();
+                    let mut pointers = [std::ptr::null::<E>(); 64];
+                    let (mut pixel, end) = (first * width, last * width);
+                    while pixel < end {
+                        let n = (end - pixel).min(64);
+                        self.out.point(base, pixel, n, pointers.as_mut_ptr());
+                        let rows = std::slice::from_raw_parts(pointers.as_ptr().cast::<*mut E>(), n);
+                        post.apply(rows, pixel, all.start, all.len());
+                        pixel += n;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn in_place(&self, input: usize) -> bool {
+        self.finisher.in_place(input)
+    }
+}
+
+macro_rules! rows {
+    ($($t:ty, $id:literal, $isa:ident, $strips:ident, $speed:literal;)*) => {
+        &[$(&DepthwiseTactic::<$t> { id: $id, isa: Isa::$isa, strips: &kernel::$strips, speed: $speed }),*]
+    };
+}
+
+/// The family's rows of the catalog.
+pub fn tactics() -> &'static [&'static dyn Tactic] {
+    #[cfg(target_arch = "x86_64")]
+    static X86: &[&dyn Tactic] = rows! {
+        f32, "depthwise.f32.avx512", Avx512, F32_AVX512, 30.0;
+        f32, "depthwise.f32.avx2", Avx2, F32_AVX2, 25.0;
+        f64, "depthwise.f64.avx512", Avx512, F64_AVX512, 14.0;
+        f64, "depthwise.f64.avx2", Avx2, F64_AVX2, 12.0;
+    };
+    static PORTABLE: &[&dyn Tactic] = rows! {
+        f32, "depthwise.f32.portable", Portable, F32_PORTABLE, 10.0;
+        f64, "depthwise.f64.portable", Portable, F64_PORTABLE, 5.0;
+    };
+    static ALL: std::sync::OnceLock<Vec<&'static dyn Tactic>> = std::sync::OnceLock::new();
+    ALL.get_or_init(|| {
+        let mut all: Vec<&'static dyn Tactic> = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        all.extend_from_slice(X86);
+        all.extend_from_slice(PORTABLE);
+        all
+    })
+}
