@@ -157,7 +157,15 @@ fn measure(layer: &Layer, isa: Isa) -> Vec<(&'static str, f64, f64)> {
     speeds
 }
 
-fn conv(name: &'static str, c: usize, m: usize, size: usize, kernel: usize, stride: usize, groups: usize) -> Layer {
+fn conv(
+    name: &'static str,
+    c: usize,
+    m: usize,
+    size: usize,
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+) -> Layer {
     let pad = (kernel - 1) / 2;
     let out = (size + 2 * pad - kernel) / stride + 1;
     Layer {
@@ -218,10 +226,7 @@ fn batched(name: &'static str, b: usize, m: usize, k: usize, n: usize, trans_b: 
     Layer {
         name,
         op: Op::MatMul(MatMul { trans_b, ..MatMul::default() }),
-        inputs: vec![
-            (vec![b, m, k], false),
-            (if trans_b { vec![b, n, k] } else { vec![b, k, n] }, false),
-        ],
+        inputs: vec![(vec![b, m, k], false), (if trans_b { vec![b, n, k] } else { vec![b, k, n] }, false)],
         out: vec![b, m, n],
     }
 }
