@@ -2,10 +2,13 @@
 //!
 //! This crate is the facade that every front end (the bridges, the C ABI, the CLI) goes through: [`Options`] says what the user
 //! wants, a session partitions a host graph, builds each segment through the plan cache and runs it.
+mod capability;
 mod options;
 mod report;
+mod session;
 
 pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Precision, Profile, Shapes};
+pub use capability::CpuCapability;
 pub use report::{NodeEntry, Placement, Report, SegmentEntry};
 
 /// Version of this build, as in `0.1.0`.
@@ -19,4 +22,7 @@ pub use engraft_engine::{container, plan_cache};
 pub use engraft_kernels::{Serial, Workers};
 pub use engraft_network::{Bytes, DType, Tensor};
 pub use engraft_subgraph::onnx;
-pub use engraft_subgraph::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId};
+pub use session::{CACHE_QUOTA, Session, SessionError};
+
+pub use engraft_engine::{Engine, LayerTime, OutputAllocator, OwnedOutputs, RunError, TensorRef};
+pub use engraft_subgraph::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId, Partition, PlacementReport, Segment};

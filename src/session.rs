@@ -1,0 +1,147 @@
+//! What bridges do with a host's model: partition it, and get each segment's engine from the cache or the builder.
+
+use crate::capability::CpuCapability;
+use crate::{Options, PartitionPolicy};
+use engraft_engine::fingerprint::{Fingerprint, cpu_features, cpu_model, hashing_threads, library_content};
+use engraft_engine::plan_cache::{CacheKey, Origin, PlanCache};
+use engraft_engine::timing_cache::TimingCache;
+use engraft_engine::{BuildError, Builder, BuilderConfig, Engine, PlanError, ProfileShapes};
+use engraft_kernels::{Isa, catalog};
+use engraft_network::Network;
+use engraft_subgraph::{HostGraph, Partition, PartitionOptions, partition};
+use std::sync::{Arc, OnceLock};
+
+/// Bytes that a plan cache may take before the plans used longest ago are removed.
+pub const CACHE_QUOTA: u64 = 8 << 30;
+
+/// Why a segment has no engine.
+#[derive(Debug, thiserror::Error)]
+#[error("segment `{segment}`: {source}")]
+pub struct SessionError {
+    pub segment: String,
+    #[source]
+    pub source: BuildError,
+}
+
+/// Partitions and builds under one set of options. Shared by any number of threads.
+#[derive(Debug)]
+pub struct Session {
+    options: Options,
+    isa: Isa,
+    threads: usize,
+    cache: OnceLock<Option<PlanCache>>,
+    timings: OnceLock<TimingCache>,
+}
+
+impl Session {
+    pub fn new(options: Options) -> Session {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Session::with_threads(options, threads)
+    }
+
+    /// A session whose engines are tuned for `threads` threads.
+    pub fn with_threads(options: Options, threads: usize) -> Session {
+        Session { options, isa: Isa::best(), threads, cache: OnceLock::new(), timings: OnceLock::new() }
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Decides what Engraft takes of the graph. Control-flow bodies are graphs of their own.
+    pub fn partition(&self, graph: &HostGraph) -> Partition {
+        let o = &self.options;
+        let options = PartitionOptions {
+            min_subgraph_size: o.min_subgraph_size.unwrap_or(1),
+            // The partitioner writes a domain's operators as `domain.Type`.
+            op_types_to_exclude: o.op_types_to_exclude.iter().map(|t| t.replace(':', ".")).collect(),
+            policy: match o.policy() {
+                PartitionPolicy::Profit => engraft_subgraph::PartitionPolicy::Profit,
+                PartitionPolicy::Maximal => engraft_subgraph::PartitionPolicy::Maximal,
+            },
+        };
+        partition(graph, &CpuCapability { isa: self.isa }, &options)
+    }
+
+    /// The engine of a network: loaded from the plan cache, or built (and cached).
+    pub fn build(&self, network: &Network) -> Result<(Arc<Engine>, Option<Origin>), SessionError> {
+        let fail = |source| SessionError { segment: network.name.clone(), source };
+        let config = self.builder_config();
+        let Some(cache) = self.cache() else {
+            let engine = Builder::new(&config).build_engine_with(network.clone(), self.timings()).map_err(fail)?;
+            self.keep_timings();
+            return Ok((engine, None));
+        };
+        let key = self.key(network).map_err(fail)?;
+        let (engine, origin) = cache
+            .fetch(
+                &key,
+                |writer| Builder::new(&config).build(network.clone(), self.timings(), writer),
+                |container| Engine::load_for(container, self.isa).map_err(BuildError::from),
+            )
+            .map_err(fail)?;
+        if !matches!(origin, Origin::Hit) {
+            self.keep_timings();
+        }
+        Ok((engine, Some(origin)))
+    }
+
+    fn keep_timings(&self) {
+        if let Err(error) = self.timings().flush() {
+            tracing::warn!(%error, "the timing cache cannot be written");
+        }
+    }
+
+    pub fn builder_config(&self) -> BuilderConfig {
+        let p = &self.options.profile;
+        let shapes = |s: &crate::Shapes| ProfileShapes { inputs: s.iter().map(|(k, v)| (k.clone(), v.clone())).collect() };
+        BuilderConfig {
+            isa: self.isa,
+            threads: self.threads,
+            optimization_level: self.options.builder_optimization_level,
+            profiles: [&p.opt, &p.max, &p.min].into_iter().filter(|s| !s.is_empty()).map(shapes).collect(),
+        }
+    }
+
+    fn cache(&self) -> Option<&PlanCache> {
+        self.cache
+            .get_or_init(|| {
+                self.options.engine_cache_enable.then(|| {
+                    let folder = self.options.engine_cache_path.clone().unwrap_or_else(PlanCache::default_folder);
+                    PlanCache::open(&folder, CACHE_QUOTA)
+                })
+            })
+            .as_ref()
+    }
+
+    fn timings(&self) -> &TimingCache {
+        self.timings.get_or_init(|| {
+            let device = format!("{} {}", cpu_model(), self.isa.name());
+            match (&self.options.timing_cache_path, self.cache()) {
+                (Some(path), _) => TimingCache::open(path, device),
+                (None, Some(cache)) => TimingCache::open(&cache.folder().join("timings"), device),
+                (None, None) => TimingCache::in_memory(device),
+            }
+        })
+    }
+
+    /// Everything that a plan depends on. Two networks, option sets, libraries or machines that differ in any of it never
+    /// share a plan.
+    fn key(&self, network: &Network) -> Result<CacheKey, BuildError> {
+        let structure = postcard::to_allocvec(network).map_err(|e| PlanError::Manifest(e.to_string()))?;
+        let weights =
+            Fingerprint::of_parts(network.constants().iter().map(engraft_network::Tensor::bytes), hashing_threads());
+        let config = self.builder_config();
+        Ok(CacheKey::new(Fingerprint::of(&structure))
+            .with("weights", weights)
+            .with("precision", format!("{:?}", self.options.precision))
+            .with("builder_optimization_level", config.optimization_level)
+            .with("profiles", format!("{:?}", config.profiles))
+            .with("threads", config.threads)
+            .with("isa", self.isa.name())
+            .with("catalog", catalog::CATALOG_VERSION)
+            .with("library", library_content())
+            .with("cpu", cpu_model())
+            .with("cpu_features", cpu_features()))
+    }
+}
