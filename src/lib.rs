@@ -7,8 +7,8 @@ mod options;
 mod report;
 mod session;
 
-pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Precision, Profile, Shapes};
 pub use capability::CpuCapability;
+pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Precision, Profile, Shapes};
 pub use report::{NodeEntry, Placement, Report, SegmentEntry};
 
 /// Version of this build, as in `0.1.0`.
@@ -25,4 +25,6 @@ pub use engraft_subgraph::onnx;
 pub use session::{CACHE_QUOTA, Session, SessionError};
 
 pub use engraft_engine::{Engine, LayerTime, OutputAllocator, OwnedOutputs, RunError, TensorRef};
-pub use engraft_subgraph::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId, Partition, PlacementReport, Segment};
+pub use engraft_subgraph::{
+    Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId, Partition, PlacementReport, Segment,
+};

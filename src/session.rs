@@ -68,7 +68,8 @@ impl Session {
         let fail = |source| SessionError { segment: network.name.clone(), source };
         let config = self.builder_config();
         let Some(cache) = self.cache() else {
-            let engine = Builder::new(&config).build_engine_with(network.clone(), self.timings()).map_err(fail)?;
+            let engine =
+                Builder::new(&config).build_engine_with(network.clone(), self.timings()).map_err(fail)?;
             self.keep_timings();
             return Ok((engine, None));
         };
@@ -94,7 +95,9 @@ impl Session {
 
     pub fn builder_config(&self) -> BuilderConfig {
         let p = &self.options.profile;
-        let shapes = |s: &crate::Shapes| ProfileShapes { inputs: s.iter().map(|(k, v)| (k.clone(), v.clone())).collect() };
+        let shapes = |s: &crate::Shapes| ProfileShapes {
+            inputs: s.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        };
         BuilderConfig {
             isa: self.isa,
             threads: self.threads,
@@ -107,7 +110,8 @@ impl Session {
         self.cache
             .get_or_init(|| {
                 self.options.engine_cache_enable.then(|| {
-                    let folder = self.options.engine_cache_path.clone().unwrap_or_else(PlanCache::default_folder);
+                    let folder =
+                        self.options.engine_cache_path.clone().unwrap_or_else(PlanCache::default_folder);
                     PlanCache::open(&folder, CACHE_QUOTA)
                 })
             })
@@ -129,8 +133,10 @@ impl Session {
     /// share a plan.
     fn key(&self, network: &Network) -> Result<CacheKey, BuildError> {
         let structure = postcard::to_allocvec(network).map_err(|e| PlanError::Manifest(e.to_string()))?;
-        let weights =
-            Fingerprint::of_parts(network.constants().iter().map(engraft_network::Tensor::bytes), hashing_threads());
+        let weights = Fingerprint::of_parts(
+            network.constants().iter().map(engraft_network::Tensor::bytes),
+            hashing_threads(),
+        );
         let config = self.builder_config();
         Ok(CacheKey::new(Fingerprint::of(&structure))
             .with("weights", weights)
