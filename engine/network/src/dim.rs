@@ -280,6 +280,13 @@ impl Dim {
         }
     }
 
+    /// The value under `env`; `None` if a symbol that occurs is not in it.
+    pub fn try_eval(&self, env: &DimEnv) -> Option<i64> {
+        let mut known = true;
+        self.for_each_symbol(&mut |s| known &= (s.0 as usize) < env.len());
+        known.then(|| self.eval(env))
+    }
+
     /// Calls `f` with every symbol that occurs (repeatedly if it occurs repeatedly).
     pub fn for_each_symbol(&self, f: &mut dyn FnMut(SymbolId)) {
         if let Dim::Poly(p) = self {

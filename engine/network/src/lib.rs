@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod bind;
+mod convert;
 mod dim;
 mod dtype;
+mod evaluate;
 mod expr;
 mod interpret;
 mod network;
@@ -22,6 +24,6 @@ pub use expr::{BinaryOp, Expr, ExprId, ExprNode, Scalar, UnaryOp};
 pub use network::{
     ConstantId, Def, Network, NetworkError, Node, NodeId, Symbol, SymbolSource, TensorType, Value, ValueId,
 };
-pub use ops::{Op, OpError, Operator};
+pub use ops::{Op, OpError, Operator, OutputType};
 pub use patch::Patch;
 pub use tensor::{AlignedBytes, Bytes, Element, Tensor, TensorError};

@@ -96,6 +96,8 @@ pub enum TensorError {
     TooLarge { shape: Vec<usize> },
     #[error("the tensor holds {got}, not {want}")]
     Type { want: DType, got: DType },
+    #[error("a {dtype} tensor of shape {shape:?} from {got} values")]
+    Count { dtype: DType, shape: Vec<usize>, got: usize },
     #[error("bytes of a {0} tensor are not aligned")]
     Alignment(DType),
 }
@@ -242,7 +244,7 @@ impl Tensor {
 }
 
 /// OCP 8-bit float, 4 exponent bits with bias 7, no infinities, NaN = s.1111.111.
-fn f8e4m3_to_f64(b: u8) -> f64 {
+pub(crate) fn f8e4m3_to_f64(b: u8) -> f64 {
     let sign = if b & 0x80 != 0 { -1.0 } else { 1.0 };
     let (e, m) = (i32::from(b >> 3 & 15), f64::from(b & 7));
     match (e, b & 7) {

@@ -1,5 +1,7 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{DType, Scalar, TensorType};
+use super::data;
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::convert::Values;
+use crate::{DType, Scalar, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// Scaled dot-product attention with the heads before the sequence.
@@ -42,6 +44,57 @@ impl Operator for Attention {
             check::broadcasts_to(&inputs[3].shape, &scores, "mask against scores")?;
         }
         Ok(check::one(t, [batch, q[1].clone(), q[2].clone(), v[3].clone()]))
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let (q, k, v) = (inputs[0].shape(), inputs[1].shape(), inputs[2].shape());
+        let (batch, heads, rows, d) = (q[0], q[1], q[2], q[3]);
+        let (groups, keys, dv) = (k[1], k[2], v[3]);
+        let (qs, ks, vs) = (inputs[0].to_f64s(), inputs[1].to_f64s(), inputs[2].to_f64s());
+        let mask = self.mask.then(|| data::broadcast(&inputs[3], &[batch, heads, rows, keys]));
+        let scale = self.scale.to_f64();
+        let mut out = vec![0.0; batch * heads * rows * dv];
+        let mut scores = vec![0.0; keys];
+        for bh in 0..batch * heads {
+            let kv = (bh / heads) * groups + bh % heads / (heads / groups);
+            for i in 0..rows {
+                let row = &qs[(bh * rows + i) * d..][..d];
+                let mut any = false;
+                for (j, s) in scores.iter_mut().enumerate() {
+                    let at = (bh * rows + i) * keys + j;
+                    let added = match &mask {
+                        Some(Values::Float(m)) => Some(m[at]),
+                        Some(Values::Int(m)) => (m[at] != 0).then_some(0.0),
+                        None => Some(0.0),
+                    };
+                    let seen = !self.causal || j + rows <= i + keys;
+                    *s = match added.filter(|_| seen) {
+                        Some(added) => {
+                            any = true;
+                            let key = &ks[(kv * keys + j) * d..][..d];
+                            row.iter().zip(key).map(|(a, b)| a * b).sum::<f64>() * scale + added
+                        }
+                        None => f64::NEG_INFINITY,
+                    };
+                }
+                if !any {
+                    continue;
+                }
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                scores.iter_mut().for_each(|s| *s = (*s - max).exp());
+                let sum: f64 = scores.iter().sum();
+                let to = &mut out[(bh * rows + i) * dv..][..dv];
+                for (j, s) in scores.iter().enumerate() {
+                    // An excluded key does not take part, whatever its value.
+                    if *s != 0.0 {
+                        to.iter_mut()
+                            .zip(&vs[(kv * keys + j) * dv..][..dv])
+                            .for_each(|(t, v)| *t += s / sum * v);
+                    }
+                }
+            }
+        }
+        Ok(vec![Tensor::from_f64s(outputs[0].dtype, &outputs[0].shape, &out)?])
     }
 
     fn flops(&self, inputs: &[&[usize]], _: &[&[usize]]) -> f64 {

@@ -1,5 +1,7 @@
-use super::{Epilogue, Fresh, OpError, Operator, TypeVec, check};
-use crate::{DType, Dim, TensorType};
+use super::matmul::{Accumulate, axpy};
+use super::{Epilogue, Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::convert::Values;
+use crate::{DType, Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -133,7 +135,95 @@ fn spatial_of(inputs: &[&TensorType]) -> Result<usize, OpError> {
     check::rank(inputs, 1, r)?;
     check::dtype(inputs, 0, |t| t != DType::Bool, "a number")?;
     check::same(inputs, 1, 0)?;
+    if inputs[1].shape[..r - 2].iter().any(|k| k.fixed() == Some(0)) {
+        return Err(OpError::Shape(format!("the kernel of {} is empty", inputs[1])));
+    }
     Ok(r - 2)
+}
+
+/// A sliding window over up to three spatial axes, absent ones of size 1 in front.
+pub(super) struct Window {
+    pub input: [usize; 3],
+    pub output: [usize; 3],
+    pub kernel: [usize; 3],
+    pub stride: [usize; 3],
+    pub dilation: [usize; 3],
+    pub begin: [usize; 3],
+    pub end: [usize; 3],
+}
+
+impl Window {
+    /// For the spatial sizes of concrete shapes.
+    pub(super) fn new(
+        input: &[usize],
+        output: &[usize],
+        kernel: &[usize],
+        strides: &[usize],
+        dilations: &[usize],
+        padding: &Padding,
+    ) -> Window {
+        let shift = 3 - input.len();
+        let three = |list: &[usize], absent: usize| -> [usize; 3] {
+            std::array::from_fn(|i| i.checked_sub(shift).map_or(absent, |i| list[i]))
+        };
+        let pads: Vec<(usize, usize)> = (0..input.len())
+            .map(|i| padding.resolve(i, input[i], kernel[i], strides[i], dilations[i]))
+            .collect();
+        let (begin, end): (Vec<usize>, Vec<usize>) = pads.into_iter().unzip();
+        Window {
+            input: three(input, 1),
+            output: three(output, 1),
+            kernel: three(kernel, 1),
+            stride: three(strides, 1),
+            dilation: three(dilations, 1),
+            begin: three(&begin, 0),
+            end: three(&end, 0),
+        }
+    }
+
+    pub(super) fn inputs(&self) -> usize {
+        self.input.iter().product()
+    }
+
+    pub(super) fn outputs(&self) -> usize {
+        self.output.iter().product()
+    }
+
+    /// Kernel elements of the window at output `o` that lie inside the padded input.
+    pub(super) fn padded(&self, o: usize) -> usize {
+        let at =
+            [o / (self.output[1] * self.output[2]), o / self.output[2] % self.output[1], o % self.output[2]];
+        let inside = |axis: usize| {
+            let limit = self.input[axis] + self.begin[axis] + self.end[axis];
+            let start = at[axis] * self.stride[axis];
+            (0..self.kernel[axis]).filter(|k| start + k * self.dilation[axis] < limit).count()
+        };
+        inside(0) * inside(1) * inside(2)
+    }
+
+    /// Calls `f(kernel element, input element)` for what lies inside the input of the window at output `o`.
+    pub(super) fn for_each(&self, o: usize, mut f: impl FnMut(usize, usize)) {
+        let at =
+            [o / (self.output[1] * self.output[2]), o / self.output[2] % self.output[1], o % self.output[2]];
+        let place = |axis: usize, k: usize| {
+            (at[axis] * self.stride[axis] + k * self.dilation[axis])
+                .checked_sub(self.begin[axis])
+                .filter(|i| *i < self.input[axis])
+        };
+        for kd in 0..self.kernel[0] {
+            let Some(d) = place(0, kd) else { continue };
+            for kh in 0..self.kernel[1] {
+                let Some(h) = place(1, kh) else { continue };
+                for kw in 0..self.kernel[2] {
+                    let Some(w) = place(2, kw) else { continue };
+                    f(
+                        (kd * self.kernel[1] + kh) * self.kernel[2] + kw,
+                        (d * self.input[1] + h) * self.input[2] + w,
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// Errors unless `groups` divides `channels` (where that is known).
@@ -175,6 +265,29 @@ impl Operator for Conv {
         out.push(w[spatial + 1].clone());
         let dtype = self.epilogue.infer(inputs, 2, inputs[0].dtype, &out)?;
         Ok(check::one(dtype, out))
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let out = &outputs[0];
+        let (x, w) = (&inputs[0], &inputs[1]);
+        let last = x.shape().len() - 1;
+        let window = Window::new(
+            &x.shape()[1..last],
+            &out.shape[1..last],
+            &w.shape()[..last - 1],
+            &self.strides,
+            &self.dilations,
+            &self.padding,
+        );
+        let (n, c, m) = (x.shape()[0], x.shape()[last], w.shape()[last]);
+        let acc = match (Values::of(x), Values::of(w)) {
+            (Values::Float(x), Values::Float(w)) => {
+                Values::Float(convolve(&window, n, c, m, self.groups, &x, &w))
+            }
+            (Values::Int(x), Values::Int(w)) => Values::Int(convolve(&window, n, c, m, self.groups, &x, &w)),
+            _ => return Err(OpError::Eval("operands of different kinds".into())),
+        };
+        Ok(vec![self.epilogue.apply(acc, x.dtype(), inputs, 2, out)?])
     }
 
     fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
@@ -219,9 +332,95 @@ impl Operator for ConvTranspose {
         Ok(check::one(dtype, out))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let out = &outputs[0];
+        let (x, w) = (&inputs[0], &inputs[1]);
+        let last = x.shape().len() - 1;
+        let (from, to, kernel) = (&x.shape()[1..last], &out.shape[1..last], &w.shape()[..last - 1]);
+        let mut begin = Vec::new();
+        for i in 0..last - 1 {
+            let full = (from[i].max(1) - 1) * self.strides[i] + (kernel[i] - 1) * self.dilations[i] + 1;
+            let total = (full + self.output_padding[i]).saturating_sub(to[i]);
+            begin.push(match &self.padding {
+                Padding::Explicit { begin, .. } => begin[i],
+                Padding::SameUpper => total / 2,
+                Padding::SameLower => total - total / 2,
+            });
+        }
+        // A transposed convolution spreads what the convolution over its output would gather.
+        let padding = Padding::Explicit { end: vec![0; begin.len()], begin };
+        let window = Window::new(to, from, kernel, &self.strides, &self.dilations, &padding);
+        let (n, c, m) = (x.shape()[0], x.shape()[last], w.shape()[last] * self.groups);
+        let acc = match (Values::of(x), Values::of(w)) {
+            (Values::Float(x), Values::Float(w)) => {
+                Values::Float(spread(&window, n, c, m, self.groups, &x, &w))
+            }
+            (Values::Int(x), Values::Int(w)) => Values::Int(spread(&window, n, c, m, self.groups, &x, &w)),
+            _ => return Err(OpError::Eval("operands of different kinds".into())),
+        };
+        Ok(vec![self.epilogue.apply(acc, x.dtype(), inputs, 2, out)?])
+    }
+
     fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         let (x, w) = (inputs[0], inputs[1]);
         let per_input = check::elements(&w[..w.len() - 2]) * w[w.len() - 1] as f64;
         2.0 * check::elements(x) * per_input + check::elements(outputs[0]) * self.epilogue.flops()
     }
+}
+
+/// Sums of products, x `[n, inputs, c]` with w `[kernel, c / groups, m]` to `[n, outputs, m]`.
+fn convolve<T: Accumulate>(
+    window: &Window,
+    n: usize,
+    c: usize,
+    m: usize,
+    groups: usize,
+    x: &[T],
+    w: &[T],
+) -> Vec<T> {
+    let (cg, mg) = (c / groups, m / groups);
+    let (inputs, outputs) = (window.inputs(), window.outputs());
+    let mut out = vec![T::default(); n * outputs * m];
+    for b in 0..n {
+        for o in 0..outputs {
+            let to = &mut out[(b * outputs + o) * m..][..m];
+            window.for_each(o, |k, i| {
+                let from = &x[(b * inputs + i) * c..][..c];
+                for (j, v) in from.iter().enumerate() {
+                    let (g, j) = (j / cg, j % cg);
+                    axpy(&mut to[g * mg..(g + 1) * mg], *v, &w[(k * cg + j) * m + g * mg..][..mg]);
+                }
+            });
+        }
+    }
+    out
+}
+
+/// The transposed counterpart: x `[n, outputs, c]` with w `[kernel, c, m / groups]` to `[n, inputs, m]`, where inputs and
+/// outputs are those of the window.
+fn spread<T: Accumulate>(
+    window: &Window,
+    n: usize,
+    c: usize,
+    m: usize,
+    groups: usize,
+    x: &[T],
+    w: &[T],
+) -> Vec<T> {
+    let (cg, mg) = (c / groups, m / groups);
+    let (inputs, outputs) = (window.inputs(), window.outputs());
+    let mut out = vec![T::default(); n * inputs * m];
+    for b in 0..n {
+        for o in 0..outputs {
+            let from = &x[(b * outputs + o) * c..][..c];
+            window.for_each(o, |k, i| {
+                let to = &mut out[(b * inputs + i) * m..][..m];
+                for (j, v) in from.iter().enumerate() {
+                    let g = j / cg;
+                    axpy(&mut to[g * mg..(g + 1) * mg], *v, &w[(k * c + j) * mg..][..mg]);
+                }
+            });
+        }
+    }
+    out
 }

@@ -1,5 +1,6 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{DType, Dim, TensorType};
+use super::data::{self, Cells};
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::{Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// `x` indexed along `axis` by `indices` (`i32` or `i64`, any rank, negative counts from the end): output shape is x's
@@ -33,6 +34,19 @@ impl Operator for Gather {
         Ok(check::one(inputs[0].dtype, dims.cloned()))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let (before, n, after) = data::around(x.shape(), self.axis);
+        let at = inputs[1]
+            .to_i64s()
+            .into_iter()
+            .map(|i| Ok((data::checked_index(i, n, self.axis)? * after) as isize))
+            .collect::<Result<Vec<_>, OpError>>()?;
+        let tables = [data::line(before, n * after), at, data::line(after, 1)];
+        let cells = Cells::of(x).outer(&tables, None);
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &cells)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
@@ -48,6 +62,15 @@ impl Operator for GatherElements {
         check::rank(inputs, 1, inputs[0].rank())?;
         check_indices_fit(&inputs[0].shape, &inputs[1].shape, self.axis)?;
         Ok(check::one(inputs[0].dtype, inputs[1].shape.iter().cloned()))
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = Cells::of(&inputs[0]);
+        let mut bytes = Vec::new();
+        for (_, at) in element_places(inputs[0].shape(), &inputs[1], self.axis)? {
+            bytes.extend_from_slice(x.at(at));
+        }
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &bytes)?])
     }
 
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
@@ -100,7 +123,58 @@ impl Operator for GatherNd {
         Ok(check::one(inputs[0].dtype, out))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let (x, b) = (&inputs[0], self.batch_dims);
+        let indices = inputs[1].shape();
+        let k = indices[indices.len() - 1];
+        let batches: usize = indices[..b].iter().product();
+        let per: usize = indices[b..indices.len() - 1].iter().product();
+        let size: usize = x.shape()[b..].iter().product();
+        let run: usize = x.shape()[b + k..].iter().product();
+        let places = tuple_places(&x.shape()[b..], &inputs[1])?;
+        let cells = Cells::of(x);
+        let mut bytes = Vec::new();
+        for (i, p) in places.iter().enumerate().take(batches * per) {
+            let at = i / per * size + p;
+            bytes.extend_from_slice(&cells.bytes[at * cells.width..(at + run) * cells.width]);
+        }
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &bytes)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
+}
+
+/// For each element of `indices` its own place and the place in x that it names along `axis`.
+pub(super) fn element_places(
+    x: &[usize],
+    indices: &Tensor,
+    axis: usize,
+) -> Result<Vec<(usize, usize)>, OpError> {
+    let s = data::strides(x);
+    let tables: Vec<Vec<isize>> = indices
+        .shape()
+        .iter()
+        .enumerate()
+        .map(|(a, n)| if a == axis { vec![0; *n] } else { data::line(*n, s[a]) })
+        .collect();
+    let values = indices.to_i64s();
+    let mut bases = Vec::with_capacity(values.len());
+    data::outer(&tables, |o| bases.push(o as usize));
+    let place = |(i, (v, base)): (usize, (i64, usize))| {
+        Ok((i, base + data::checked_index(v, x[axis], axis)? * s[axis]))
+    };
+    values.into_iter().zip(bases).enumerate().map(place).collect()
+}
+
+/// The place in x that each tuple of `indices` (its last axis) names.
+pub(super) fn tuple_places(x: &[usize], indices: &Tensor) -> Result<Vec<usize>, OpError> {
+    let k = indices.shape()[indices.shape().len() - 1];
+    let tuples: usize = indices.shape()[..indices.shape().len() - 1].iter().product();
+    let s = data::strides(x);
+    let values = indices.to_i64s();
+    (0..tuples)
+        .map(|t| (0..k).try_fold(0, |at, a| Ok(at + data::checked_index(values[t * k + a], x[a], a)? * s[a])))
+        .collect()
 }

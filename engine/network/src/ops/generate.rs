@@ -1,5 +1,7 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{DType, Dim, TensorType};
+use super::data::{self, Cells};
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::convert::Values;
+use crate::{DType, Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
@@ -38,6 +40,23 @@ impl Operator for Range {
         Ok(check::one(inputs[0].dtype, [self.len.clone()]))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let out = &outputs[0];
+        let n = out.shape[0] as i64;
+        let t = match (Values::of(&inputs[0]), Values::of(&inputs[1])) {
+            (Values::Float(s), Values::Float(d)) => {
+                let v: Vec<f64> = (0..n).map(|i| s[0] + i as f64 * d[0]).collect();
+                Tensor::from_f64s(out.dtype, &out.shape, &v)?
+            }
+            (Values::Int(s), Values::Int(d)) => {
+                let v: Vec<i64> = (0..n).map(|i| s[0].wrapping_add(i.wrapping_mul(d[0]))).collect();
+                Tensor::from_i64s(out.dtype, &out.shape, &v)?
+            }
+            _ => return Err(OpError::Eval("start and delta are of different kinds".into())),
+        };
+        Ok(vec![t])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
@@ -62,6 +81,11 @@ impl Operator for ShapeTensor {
         Ok(check::one(self.dtype, vector))
     }
 
+    fn eval(&self, _: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let values: Vec<i64> = self.dims.iter().filter_map(Dim::fixed).collect();
+        Ok(vec![Tensor::from_i64s(self.dtype, &outputs[0].shape, &values)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
@@ -81,6 +105,24 @@ impl Operator for Trilu {
             return Err(OpError::Rank { operand: 0, got: r, want: "2 at least".into() });
         }
         Ok(smallvec![inputs[0].clone()])
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let (rows, columns) = (x.shape()[x.shape().len() - 2], x.shape()[x.shape().len() - 1]);
+        let k = self.k.fixed().unwrap_or(0);
+        let cells = Cells::of(x);
+        let mut bytes = vec![0; cells.bytes.len()];
+        for (e, (to, from)) in
+            bytes.chunks_exact_mut(cells.width).zip(cells.bytes.chunks_exact(cells.width)).enumerate()
+        {
+            let (i, j) = ((e / columns % rows) as i64, (e % columns) as i64);
+            let edge = i.saturating_add(k);
+            if if self.upper { j >= edge } else { j <= edge } {
+                to.copy_from_slice(from);
+            }
+        }
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &bytes)?])
     }
 
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {

@@ -1,6 +1,8 @@
+use super::data;
 use super::pointwise::{expr_flops, expr_type};
-use super::{Fresh, OpError, Operator, TypeVec, broadcast_shapes, check};
-use crate::{DType, Dim, Expr, TensorType};
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, broadcast_shapes, check};
+use crate::convert::{Values, wrap};
+use crate::{DType, Dim, Expr, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// What a matrix operator does to its accumulators before they are stored:
@@ -62,6 +64,46 @@ impl Epilogue {
         }
     }
 
+    /// `post(acc + bias, extra operands...)` as a tensor of type `out`; `first` is the first operand after the matrices.
+    pub(super) fn apply(
+        &self,
+        acc: Values,
+        dtype: DType,
+        inputs: &[Tensor],
+        first: usize,
+        out: &OutputType,
+    ) -> Result<Tensor, OpError> {
+        let mut acc = acc;
+        let mut next = first;
+        if self.bias {
+            match (&mut acc, Values::of(&inputs[next])) {
+                (Values::Float(acc), Values::Float(bias)) if !bias.is_empty() => {
+                    for row in acc.chunks_exact_mut(bias.len()) {
+                        row.iter_mut().zip(&bias).for_each(|(a, b)| *a += b);
+                    }
+                }
+                (Values::Int(acc), Values::Int(bias)) if !bias.is_empty() => {
+                    for row in acc.chunks_exact_mut(bias.len()) {
+                        row.iter_mut().zip(&bias).for_each(|(a, b)| *a = a.wrapping_add(*b));
+                    }
+                }
+                _ => {}
+            }
+            next += 1;
+        }
+        if let Values::Int(acc) = &mut acc {
+            acc.iter_mut().for_each(|a| *a = wrap(dtype, *a));
+        }
+        let Some(post) = &self.post else { return Ok(acc.into_tensor(out.dtype, &out.shape)?) };
+        let n = acc.len();
+        let (mut types, mut operands) = (vec![dtype], vec![acc]);
+        for t in &inputs[next..] {
+            types.push(t.dtype());
+            operands.push(data::broadcast(t, &out.shape));
+        }
+        Ok(data::evaluate(post, &types, &operands, n, out.dtype)?.into_tensor(out.dtype, &out.shape)?)
+    }
+
     /// Operations per output element.
     pub(super) fn flops(&self) -> f64 {
         f64::from(u8::from(self.bias)) + self.post.as_ref().map_or(0.0, expr_flops)
@@ -92,9 +134,87 @@ impl Operator for MatMul {
         Ok(check::one(dtype, out))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let out = &outputs[0];
+        let (a, b) = (&inputs[0], &inputs[1]);
+        let (abatch, am) = a.shape().split_at(a.shape().len() - 2);
+        let (bbatch, bm) = b.shape().split_at(b.shape().len() - 2);
+        let (m, k) = if self.trans_a { (am[1], am[0]) } else { (am[0], am[1]) };
+        let n = if self.trans_b { bm[0] } else { bm[1] };
+        let batch = &out.shape[..out.shape.len() - 2];
+        let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
+        data::outer(&data::broadcast_tables(abatch, batch), |o| at_a.push(o as usize * m * k));
+        data::outer(&data::broadcast_tables(bbatch, batch), |o| at_b.push(o as usize * k * n));
+        let dims = Matrices { m, k, n, trans_a: self.trans_a, trans_b: self.trans_b };
+        let acc = match (Values::of(a), Values::of(b)) {
+            (Values::Float(a), Values::Float(b)) => Values::Float(dims.multiply(&a, &b, &at_a, &at_b)),
+            (Values::Int(a), Values::Int(b)) => Values::Int(dims.multiply(&a, &b, &at_a, &at_b)),
+            _ => return Err(OpError::Eval("operands of different kinds".into())),
+        };
+        Ok(vec![self.epilogue.apply(acc, a.dtype(), inputs, 2, out)?])
+    }
+
     fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         let a = inputs[0];
         let k = a[a.len() - if self.trans_a { 2 } else { 1 }];
         check::elements(outputs[0]) * (2.0 * k as f64 + self.epilogue.flops())
+    }
+}
+
+/// The arithmetic of accumulators.
+pub(super) trait Accumulate: Copy + Default {
+    /// `self + a * b`, wrapping for integers.
+    fn plus_product(self, a: Self, b: Self) -> Self;
+}
+
+impl Accumulate for f64 {
+    fn plus_product(self, a: f64, b: f64) -> f64 {
+        self + a * b
+    }
+}
+
+impl Accumulate for i64 {
+    fn plus_product(self, a: i64, b: i64) -> i64 {
+        self.wrapping_add(a.wrapping_mul(b))
+    }
+}
+
+/// `row[j] += a * b[j]`.
+pub(super) fn axpy<T: Accumulate>(row: &mut [T], a: T, b: &[T]) {
+    for (r, b) in row.iter_mut().zip(b) {
+        *r = r.plus_product(a, *b);
+    }
+}
+
+struct Matrices {
+    m: usize,
+    k: usize,
+    n: usize,
+    trans_a: bool,
+    trans_b: bool,
+}
+
+impl Matrices {
+    /// Products of the matrices that start at `at_a[i]` and `at_b[i]`.
+    fn multiply<T: Accumulate>(&self, a: &[T], b: &[T], at_a: &[usize], at_b: &[usize]) -> Vec<T> {
+        let Matrices { m, k, n, .. } = *self;
+        let mut out = vec![T::default(); at_a.len() * m * n];
+        let mut turned = Vec::new();
+        for (i, (&at_a, &at_b)) in at_a.iter().zip(at_b).enumerate() {
+            let mut b = &b[at_b..at_b + k * n];
+            if self.trans_b {
+                turned.clear();
+                (0..k * n).for_each(|e| turned.push(b[e % n * k + e / n]));
+                b = &turned;
+            }
+            for r in 0..m {
+                let row = &mut out[(i * m + r) * n..(i * m + r + 1) * n];
+                for p in 0..k {
+                    let x = a[at_a + if self.trans_a { p * m + r } else { r * k + p }];
+                    axpy(row, x, &b[p * n..(p + 1) * n]);
+                }
+            }
+        }
+        out
     }
 }

@@ -3,6 +3,7 @@
 mod attention;
 mod check;
 mod conv;
+mod data;
 mod gather;
 mod generate;
 mod matmul;
@@ -67,6 +68,13 @@ pub type Fresh<'a> = &'a mut dyn FnMut(u32, u32) -> Dim;
 
 pub type TypeVec = SmallVec<[TensorType; 1]>;
 
+/// Type of an output for operands of known shapes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputType {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+}
+
 /// What every operator says of itself.
 pub trait Operator {
     /// The name in text forms: lower case with underscores.
@@ -75,10 +83,10 @@ pub trait Operator {
     /// Types of the outputs.
     fn infer(&self, inputs: &[&TensorType], fresh: Fresh<'_>) -> Result<TypeVec, OpError>;
 
-    /// The reference: plain loops, accumulating in `f64` for floats. `env` gives the symbols' values.
-    fn eval(&self, _inputs: &[Tensor], _env: &DimEnv) -> Result<Vec<Tensor>, OpError> {
-        Err(OpError::Eval(format!("the reference of {} is not there yet", Self::NAME)))
-    }
+    /// The reference: plain loops, accumulating in `f64` for floats and rounding once to the output's type. Called
+    /// through [`Op::eval`], which has made every dim among the attributes fixed and has checked the operands with
+    /// [`Operator::infer`]; `outputs` is what that gave (sizes that only the data tells are 0 there).
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError>;
 
     /// Floating point operations for concrete shapes: 2 per multiply-add, 1 per elementwise operation, 0 for movement.
     fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64;
@@ -103,9 +111,11 @@ macro_rules! ops {
             pub fn infer(&self, inputs: &[&TensorType], fresh: Fresh<'_>) -> Result<TypeVec, OpError> {
                 match self { $(Op::$name(op) => op.infer(inputs, fresh)),* }
             }
-            /// The reference result.
+            /// The reference result. `env` gives the values of the symbols in the attributes. Errors: operands that
+            /// [`Op::infer`] refuses, a symbol without a value, data that the operator cannot take.
             pub fn eval(&self, inputs: &[Tensor], env: &DimEnv) -> Result<Vec<Tensor>, OpError> {
-                match self { $(Op::$name(op) => op.eval(inputs, env)),* }
+                let (op, outputs) = concrete(self, inputs, env)?;
+                match &op { $(Op::$name(op) => op.eval(inputs, &outputs)),* }
             }
             pub fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
                 match self { $(Op::$name(op) => op.flops(inputs, outputs)),* }
@@ -155,13 +165,36 @@ pub fn broadcast_shapes<'a>(
     Ok(out)
 }
 
-/// Dims of a shape under `env`. Errors: a negative size.
+/// Dims of a shape under `env`. Errors: a negative size, a symbol without a value.
 pub fn eval_shape(shape: &[Dim], env: &DimEnv) -> Result<Vec<usize>, OpError> {
     shape
         .iter()
         .map(|d| {
-            usize::try_from(d.eval(env))
-                .map_err(|_| OpError::Shape(format!("dimension {d} is {}", d.eval(env))))
+            let n = d.try_eval(env).ok_or_else(|| OpError::Shape(format!("dimension {d} has no value")))?;
+            usize::try_from(n).map_err(|_| OpError::Shape(format!("dimension {d} is {n}")))
         })
         .collect()
+}
+
+/// The operator with its dims evaluated, and its outputs' types for these operands.
+fn concrete(op: &Op, inputs: &[Tensor], env: &DimEnv) -> Result<(Op, Vec<OutputType>), OpError> {
+    let mut op = op.clone();
+    let mut missing = None;
+    op.map_dims(&mut |d| {
+        Dim::Fixed(d.try_eval(env).unwrap_or_else(|| {
+            missing = Some(d.clone());
+            0
+        }))
+    });
+    if let Some(d) = missing {
+        return Err(OpError::Shape(format!("dimension {d} has no value")));
+    }
+    let types: SmallVec<[TensorType; 4]> = inputs.iter().map(TensorType::of).collect();
+    let types: SmallVec<[&TensorType; 4]> = types.iter().collect();
+    let outputs = op.infer(&types, &mut |_, _| Dim::Fixed(0))?;
+    let outputs = outputs
+        .iter()
+        .map(|t| Ok(OutputType { dtype: t.dtype, shape: eval_shape(&t.shape, &[])? }))
+        .collect::<Result<_, OpError>>()?;
+    Ok((op, outputs))
 }

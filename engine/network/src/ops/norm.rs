@@ -1,5 +1,7 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{Scalar, TensorType};
+use super::data;
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::convert::Values;
+use crate::{Scalar, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
@@ -49,6 +51,35 @@ impl Operator for LayerNorm {
         Ok(smallvec![inputs[0].clone()])
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let inner = &x.shape()[self.axis..];
+        let n: usize = inner.iter().product();
+        let mut values = x.to_f64s();
+        let operand = |i: usize| match data::broadcast(&inputs[i], inner) {
+            Values::Float(v) => v,
+            Values::Int(_) => Vec::new(),
+        };
+        let scale = self.scale.then(|| operand(1));
+        let bias = self.bias.then(|| operand(1 + usize::from(self.scale)));
+        let epsilon = self.epsilon.to_f64();
+        for row in values.chunks_exact_mut(n.max(1)) {
+            let mean = if self.rms { 0.0 } else { row.iter().sum::<f64>() / n as f64 };
+            let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+            let d = 1.0 / (variance + epsilon).sqrt();
+            for (i, v) in row.iter_mut().enumerate() {
+                *v = (*v - mean) * d;
+                if let Some(s) = &scale {
+                    *v *= s[i];
+                }
+                if let Some(b) = &bias {
+                    *v += b[i];
+                }
+            }
+        }
+        Ok(vec![Tensor::from_f64s(outputs[0].dtype, &outputs[0].shape, &values)?])
+    }
+
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         let per = 2 + 2 * usize::from(!self.rms) + 1 + usize::from(self.scale) + usize::from(self.bias);
         check::elements(outputs[0]) * per as f64
@@ -77,6 +108,32 @@ impl Operator for GroupNorm {
         Ok(smallvec![inputs[0].clone()])
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let c = x.shape()[x.shape().len() - 1];
+        let groups = if self.groups == 0 { c } else { self.groups };
+        let per = c.checked_div(groups).unwrap_or(0);
+        let n = x.shape()[0];
+        let places: usize = x.shape()[1..x.shape().len() - 1].iter().product();
+        let mut values = x.to_f64s();
+        let (scale, bias) = (inputs[1].to_f64s(), inputs[2].to_f64s());
+        for b in 0..n {
+            let item = &mut values[b * places * c..(b + 1) * places * c];
+            for g in 0..groups {
+                let of_group = |i: &usize| i % c / per == g;
+                let count = (places * per) as f64;
+                let members: Vec<usize> = (0..item.len()).filter(of_group).collect();
+                let mean = members.iter().map(|i| item[*i]).sum::<f64>() / count;
+                let variance = members.iter().map(|i| (item[*i] - mean).powi(2)).sum::<f64>() / count;
+                let d = 1.0 / (variance + self.epsilon.to_f64()).sqrt();
+                for i in members {
+                    item[i] = (item[i] - mean) * d * scale[i % c] + bias[i % c];
+                }
+            }
+        }
+        Ok(vec![Tensor::from_f64s(outputs[0].dtype, &outputs[0].shape, &values)?])
+    }
+
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         check::elements(outputs[0]) * 7.0
     }
@@ -90,6 +147,24 @@ impl Operator for Softmax {
         check::float(inputs, 0)?;
         check::axis(self.axis, inputs[0].rank())?;
         Ok(smallvec![inputs[0].clone()])
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let (before, n, after) = data::around(x.shape(), self.axis);
+        let mut values = x.to_f64s();
+        for b in 0..before {
+            for a in 0..after {
+                let at = |i: usize| (b * n + i) * after + a;
+                let max = (0..n).map(|i| values[at(i)]).fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = (0..n).map(|i| (values[at(i)] - max).exp()).sum();
+                for i in 0..n {
+                    let shifted = values[at(i)] - max;
+                    values[at(i)] = if self.log { shifted - sum.ln() } else { shifted.exp() / sum };
+                }
+            }
+        }
+        Ok(vec![Tensor::from_f64s(outputs[0].dtype, &outputs[0].shape, &values)?])
     }
 
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {

@@ -1,5 +1,8 @@
-use super::{Fresh, OpError, Operator, TypeVec, broadcast_shapes, check};
-use crate::{BinaryOp, DType, Expr, ExprNode, TensorType, UnaryOp};
+use super::data::{self, Cells};
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, broadcast_shapes, check};
+use crate::convert::Values;
+use crate::evaluate;
+use crate::{BinaryOp, DType, Expr, ExprNode, Tensor, TensorType, UnaryOp};
 use serde::{Deserialize, Serialize};
 
 /// Elementwise function of one operand.
@@ -41,6 +44,12 @@ impl Operator for Unary {
         Ok(check::one(r, inputs[0].shape.iter().cloned()))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = Values::of(&inputs[0]);
+        let y = evaluate::unary(self.op, inputs[0].dtype(), &x);
+        Ok(vec![y.into_tensor(outputs[0].dtype, &outputs[0].shape)?])
+    }
+
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         check::elements(outputs[0])
     }
@@ -73,6 +82,13 @@ impl Operator for Binary {
         Ok(check::one(r, broadcast_shapes(inputs.iter().map(|i| &i.shape[..]))?))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let out = &outputs[0];
+        let (a, b) = (data::broadcast(&inputs[0], &out.shape), data::broadcast(&inputs[1], &out.shape));
+        let y = evaluate::binary(self.op, inputs[0].dtype(), &a, &b);
+        Ok(vec![y.into_tensor(out.dtype, &out.shape)?])
+    }
+
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         check::elements(outputs[0])
     }
@@ -88,6 +104,28 @@ impl Operator for Select {
         Ok(check::one(inputs[1].dtype, broadcast_shapes(inputs.iter().map(|i| &i.shape[..]))?))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let out = &outputs[0];
+        let condition = Values::of(&inputs[0]);
+        let Values::Int(condition) = condition else {
+            return Err(OpError::Eval("the condition is not bool".into()));
+        };
+        // Bytes are taken over as they are, so that NaN payloads and 64-bit integers stay.
+        let (a, b) = (Cells::of(&inputs[1]), Cells::of(&inputs[2]));
+        let tables = |t: &Tensor| data::broadcast_tables(t.shape(), &out.shape);
+        let (a, b) = (a.outer(&tables(&inputs[1]), None), b.outer(&tables(&inputs[2]), None));
+        let n = out.shape.iter().product::<usize>();
+        let width = a.len().checked_div(n).unwrap_or(1);
+        let mut bytes = Vec::with_capacity(a.len());
+        let mut i = 0;
+        data::outer(&tables(&inputs[0]), |o| {
+            let from = if condition[o as usize] != 0 { &a } else { &b };
+            bytes.extend_from_slice(&from[i * width..(i + 1) * width]);
+            i += 1;
+        });
+        Ok(vec![data::from_cells(out.dtype, &out.shape, &bytes)?])
+    }
+
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         check::elements(outputs[0])
     }
@@ -99,6 +137,15 @@ impl Operator for Cast {
     fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
         check::arity(inputs, 1)?;
         Ok(check::one(self.to, inputs[0].shape.iter().cloned()))
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        if x.dtype() == self.to {
+            return Ok(vec![x.clone()]);
+        }
+        let y = evaluate::cast(x.dtype(), self.to, &Values::of(x));
+        Ok(vec![y.into_tensor(self.to, &outputs[0].shape)?])
     }
 
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
@@ -137,6 +184,15 @@ impl Operator for Pointwise {
         }
         let types: Vec<DType> = inputs.iter().map(|i| i.dtype).collect();
         Ok(check::one(expr_type(&self.expr, &types)?, broadcast_shapes(inputs.iter().map(|i| &i.shape[..]))?))
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let out = &outputs[0];
+        let types: Vec<DType> = inputs.iter().map(Tensor::dtype).collect();
+        let operands: Vec<Values> = inputs.iter().map(|t| data::broadcast(t, &out.shape)).collect();
+        let n = out.shape.iter().product();
+        let y = data::evaluate(&self.expr, &types, &operands, n, out.dtype)?;
+        Ok(vec![y.into_tensor(out.dtype, &out.shape)?])
     }
 
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {

@@ -1,6 +1,8 @@
-use super::conv::{check_window, window_output};
-use super::{Fresh, OpError, Operator, Padding, TypeVec, check};
-use crate::{DType, Dim, TensorType};
+use super::conv::{Window, check_window, window_output};
+use super::reduce::{extremes, greater};
+use super::{Fresh, OpError, Operator, OutputType, Padding, TypeVec, check};
+use crate::convert::Values;
+use crate::{DType, Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -72,6 +74,101 @@ impl Operator for Pool {
             types.push(TensorType::new(DType::I64, out));
         }
         Ok(types)
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let out = &outputs[0];
+        let last = x.shape().len() - 1;
+        let window = Window::new(
+            &x.shape()[1..last],
+            &out.shape[1..last],
+            &self.kernel,
+            &self.strides,
+            &self.dilations,
+            &self.padding,
+        );
+        let (n, c) = (x.shape()[0], x.shape()[last]);
+        let (size, places) = (window.inputs(), window.outputs());
+        let t = x.dtype();
+        let mut indices = vec![0i64; if self.indices { n * places * c } else { 0 }];
+        let y = match (self.kind, Values::of(x)) {
+            (PoolKind::Max, x) => {
+                let lowest = match (&x, t) {
+                    (Values::Float(_), _) => Values::Float(vec![f64::NEG_INFINITY; n * places * c]),
+                    (_, t) => Values::Int(vec![extremes(t).0; n * places * c]),
+                };
+                let mut y = lowest;
+                for b in 0..n {
+                    for o in 0..places {
+                        let to = (b * places + o) * c;
+                        let mut first = true;
+                        window.for_each(o, |_, i| {
+                            let from = (b * size + i) * c;
+                            for ch in 0..c {
+                                let better = match (&x, &mut y) {
+                                    (Values::Float(x), Values::Float(y)) => {
+                                        let (v, best) = (x[from + ch], &mut y[to + ch]);
+                                        let better = first || v > *best || v.is_nan() && !best.is_nan();
+                                        if better {
+                                            *best = v;
+                                        }
+                                        better
+                                    }
+                                    (Values::Int(x), Values::Int(y)) => {
+                                        let (v, best) = (x[from + ch], &mut y[to + ch]);
+                                        let better = first || greater(t, v, *best);
+                                        if better {
+                                            *best = v;
+                                        }
+                                        better
+                                    }
+                                    _ => false,
+                                };
+                                if better && self.indices {
+                                    indices[to + ch] = ((b * c + ch) * size + i) as i64;
+                                }
+                            }
+                            first = false;
+                        });
+                    }
+                }
+                y
+            }
+            (kind, Values::Float(x)) => {
+                let mut y = vec![0.0; n * places * c];
+                for b in 0..n {
+                    for o in 0..places {
+                        let to = &mut y[(b * places + o) * c..][..c];
+                        let mut count = 0usize;
+                        window.for_each(o, |_, i| {
+                            count += 1;
+                            for (t, v) in to.iter_mut().zip(&x[(b * size + i) * c..][..c]) {
+                                *t += match kind {
+                                    PoolKind::Lp { p } => v.abs().powi(p as i32),
+                                    _ => *v,
+                                };
+                            }
+                        });
+                        match kind {
+                            PoolKind::Lp { p } => to.iter_mut().for_each(|t| *t = t.powf(1.0 / f64::from(p))),
+                            PoolKind::Average { count_include_pad: true } => {
+                                let d = window.padded(o) as f64;
+                                to.iter_mut().for_each(|t| *t /= d);
+                            }
+                            _ => to.iter_mut().for_each(|t| *t /= count as f64),
+                        }
+                    }
+                }
+                Values::Float(y)
+            }
+            _ => return Err(OpError::Eval("only maximum pooling takes integers".into())),
+        };
+        let mut results = vec![y.into_tensor(out.dtype, &out.shape)?];
+        if self.indices {
+            results.push(Tensor::from_slice(&out.shape, &indices)?);
+        }
+        Ok(results)
     }
 
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {

@@ -1,5 +1,6 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{DType, Dim, TensorType};
+use super::data;
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::{DType, Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// ONNX QuantizeLinear. Operands: x, scale, and the zero point if flagged. Scale is a scalar, `[x.shape[axis]]`, or with
@@ -67,6 +68,25 @@ impl Operator for Quantize {
         Ok(check::one(self.to, inputs[0].shape.iter().cloned()))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let scale = spread(&inputs[1], x.shape(), self.axis, self.block);
+        let wide = x.dtype() == DType::F64;
+        let scaled = x.to_f64s().into_iter().zip(scale).map(|(x, s)| {
+            // As hosts do: the quotient is rounded to f32 before it is rounded to an integer.
+            if wide { x / s } else { f64::from(x as f32 / s as f32) }
+        });
+        let zero = self.zero_point.then(|| spread(&inputs[2], x.shape(), self.axis, self.block));
+        let q: Vec<f64> = scaled
+            .enumerate()
+            .map(|(i, v)| {
+                let v = if self.to.is_float() { v } else { v.round_ties_even() };
+                v + zero.as_ref().map_or(0.0, |z| z[i])
+            })
+            .collect();
+        Ok(vec![Tensor::from_f64s(self.to, &outputs[0].shape, &q)?])
+    }
+
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         check::elements(outputs[0]) * (2.0 + f64::from(u8::from(self.zero_point)))
     }
@@ -86,7 +106,38 @@ impl Operator for Dequantize {
         Ok(check::one(inputs[1].dtype, inputs[0].shape.iter().cloned()))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let scale = spread(&inputs[1], x.shape(), self.axis, self.block);
+        let zero = self.zero_point.then(|| spread(&inputs[2], x.shape(), self.axis, self.block));
+        let y: Vec<f64> = x
+            .to_f64s()
+            .into_iter()
+            .zip(scale)
+            .enumerate()
+            .map(|(i, (x, s))| (x - zero.as_ref().map_or(0.0, |z| z[i])) * s)
+            .collect();
+        Ok(vec![Tensor::from_f64s(outputs[0].dtype, &outputs[0].shape, &y)?])
+    }
+
     fn flops(&self, _: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         check::elements(outputs[0]) * (1.0 + f64::from(u8::from(self.zero_point)))
     }
+}
+
+/// A scale or zero point for each element of x.
+fn spread(t: &Tensor, x: &[usize], axis: usize, block: usize) -> Vec<f64> {
+    let v = t.to_f64s();
+    let n: usize = x.iter().product();
+    if v.len() == 1 {
+        return vec![v[0]; n];
+    }
+    let (_, size, after) = data::around(x, axis);
+    let per = if block > 0 { size.div_ceil(block) } else { size };
+    (0..n)
+        .map(|i| {
+            let (b, c, a) = (i / (size * after), i / after % size, i % after);
+            if block > 0 { v[(b * per + c / block) * after + a] } else { v[c] }
+        })
+        .collect()
 }

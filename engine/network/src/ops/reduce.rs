@@ -1,11 +1,15 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
+use super::data;
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::BinaryOp;
+use crate::convert::Values;
+use crate::evaluate::{binary_float, binary_int};
 use crate::expr::named_enum;
-use crate::{DType, Dim, TensorType};
+use crate::{DType, Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 named_enum! {
-    /// Reductions. Over no elements: sum-like give 0, `prod` 1, `min`/`max` the type's extreme, `mean` NaN (0 for integers).
+    /// Reductions. Over no elements: sums and norms give 0, `log_sum` and `log_sum_exp` minus infinity, `prod` 1, `min`/`max` the type's extreme, `mean` NaN (0 for integers).
     ReduceOp {
         Sum = "sum", Mean = "mean", Max = "max", Min = "min", Prod = "prod", L1 = "l1", L2 = "l2",
         LogSum = "log_sum", LogSumExp = "log_sum_exp", SumSquare = "sum_square",
@@ -67,6 +71,97 @@ impl Operator for Reduce {
         Ok(check::one(inputs[0].dtype, without(shape, self.keep_dims, |i| self.axes.contains(&i))))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let (x, out) = (&inputs[0], &outputs[0]);
+        let kept: Vec<usize> =
+            x.shape().iter().enumerate().map(|(i, d)| if self.axes.contains(&i) { 1 } else { *d }).collect();
+        let tables = data::broadcast_tables(&kept, x.shape());
+        let n: usize = out.shape.iter().product();
+        let count = self.axes.iter().map(|a| x.shape()[*a]).product::<usize>();
+        // For every element of x the place of its result.
+        let each = |f: &mut dyn FnMut(usize, usize)| {
+            let mut i = 0;
+            data::outer(&tables, |o| {
+                f(i, o as usize);
+                i += 1;
+            });
+        };
+        let integral = !matches!(self.op, ReduceOp::L2 | ReduceOp::LogSum | ReduceOp::LogSumExp);
+        if !x.dtype().is_float() && integral {
+            let v = x.to_i64s();
+            let (lowest, highest) = extremes(x.dtype());
+            let start = match self.op {
+                ReduceOp::Prod => 1,
+                ReduceOp::Max => lowest,
+                ReduceOp::Min => highest,
+                _ => 0,
+            };
+            let mut acc = vec![start; n];
+            each(&mut |i, o| {
+                let (a, v) = (&mut acc[o], v[i]);
+                *a = match self.op {
+                    ReduceOp::Prod => a.wrapping_mul(v),
+                    ReduceOp::Max if greater(x.dtype(), v, *a) => v,
+                    ReduceOp::Min if greater(x.dtype(), *a, v) => v,
+                    ReduceOp::Max | ReduceOp::Min => *a,
+                    ReduceOp::L1 if x.dtype().is_signed_int() => a.wrapping_add(v.wrapping_abs()),
+                    ReduceOp::SumSquare => a.wrapping_add(v.wrapping_mul(v)),
+                    _ => a.wrapping_add(v),
+                };
+            });
+            if self.op == ReduceOp::Mean {
+                let unsigned = x.dtype() == DType::U64;
+                acc.iter_mut().for_each(|a| {
+                    *a = match count {
+                        0 => 0,
+                        _ if unsigned => (*a as u64 / count as u64) as i64,
+                        _ => *a / count as i64,
+                    }
+                });
+            }
+            return Ok(vec![Tensor::from_i64s(out.dtype, &out.shape, &acc)?]);
+        }
+        let v = x.to_f64s();
+        let start = match self.op {
+            ReduceOp::Prod => 1.0,
+            ReduceOp::Max | ReduceOp::LogSumExp => f64::NEG_INFINITY,
+            ReduceOp::Min => f64::INFINITY,
+            _ => 0.0,
+        };
+        let mut acc = vec![start; n];
+        each(&mut |i, o| {
+            let (a, v) = (&mut acc[o], v[i]);
+            *a = match self.op {
+                ReduceOp::Prod => *a * v,
+                ReduceOp::Max | ReduceOp::LogSumExp => binary_float(BinaryOp::Max, *a, v),
+                ReduceOp::Min => binary_float(BinaryOp::Min, *a, v),
+                ReduceOp::L1 => *a + v.abs(),
+                ReduceOp::L2 | ReduceOp::SumSquare => *a + v * v,
+                ReduceOp::Sum | ReduceOp::Mean | ReduceOp::LogSum => *a + v,
+            };
+        });
+        match self.op {
+            ReduceOp::Mean => acc.iter_mut().for_each(|a| *a /= count as f64),
+            ReduceOp::L2 => acc.iter_mut().for_each(|a| *a = a.sqrt()),
+            ReduceOp::LogSum => acc.iter_mut().for_each(|a| *a = a.ln()),
+            ReduceOp::LogSumExp => {
+                let mut sums = vec![0.0f64; n];
+                each(&mut |i, o| {
+                    if acc[o].is_finite() {
+                        sums[o] += (v[i] - acc[o]).exp();
+                    }
+                });
+                for (a, s) in acc.iter_mut().zip(sums) {
+                    if a.is_finite() {
+                        *a += s.ln();
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(vec![Tensor::from_f64s(out.dtype, &out.shape, &acc)?])
+    }
+
     fn flops(&self, inputs: &[&[usize]], _: &[&[usize]]) -> f64 {
         let per = match self.op {
             ReduceOp::Sum
@@ -96,6 +191,38 @@ impl Operator for ArgReduce {
         Ok(check::one(DType::I64, without(shape, self.keep_dims, |i| i == self.axis)))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let (before, n, after) = data::around(x.shape(), self.axis);
+        if n == 0 {
+            return Err(OpError::Shape(format!("axis {} is empty", self.axis)));
+        }
+        let values = Values::of(x);
+        let above = |i: usize, j: usize| match &values {
+            Values::Float(v) => v[i] > v[j],
+            Values::Int(v) => greater(x.dtype(), v[i], v[j]),
+        };
+        let mut out = Vec::with_capacity(before * after);
+        for b in 0..before {
+            for a in 0..after {
+                let at = |i: usize| (b * n + i) * after + a;
+                let mut best = 0;
+                for i in 1..n {
+                    let (better, worse) = if self.max {
+                        (above(at(i), at(best)), above(at(best), at(i)))
+                    } else {
+                        (above(at(best), at(i)), above(at(i), at(best)))
+                    };
+                    if better || self.last && !worse {
+                        best = i;
+                    }
+                }
+                out.push(best as i64);
+            }
+        }
+        Ok(vec![Tensor::from_slice(&outputs[0].shape, &out)?])
+    }
+
     fn flops(&self, inputs: &[&[usize]], _: &[&[usize]]) -> f64 {
         check::elements(inputs[0])
     }
@@ -111,7 +238,56 @@ impl Operator for Cumulative {
         Ok(smallvec![inputs[0].clone()])
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let (before, n, after) = data::around(x.shape(), self.axis);
+        let op = if self.product { BinaryOp::Mul } else { BinaryOp::Add };
+        let start = i64::from(self.product);
+        let t = x.dtype();
+        let mut values = Values::of(x);
+        for b in 0..before {
+            for a in 0..after {
+                let at = |i: usize| (b * n + if self.reverse { n - 1 - i } else { i }) * after + a;
+                match &mut values {
+                    Values::Float(v) => {
+                        let mut acc = start as f64;
+                        for i in 0..n {
+                            let next = binary_float(op, acc, v[at(i)]);
+                            v[at(i)] = if self.exclusive { acc } else { next };
+                            acc = next;
+                        }
+                    }
+                    Values::Int(v) => {
+                        let mut acc = start;
+                        for i in 0..n {
+                            let next = binary_int(op, t, acc, v[at(i)]);
+                            v[at(i)] = if self.exclusive { acc } else { next };
+                            acc = next;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(vec![values.into_tensor(outputs[0].dtype, &outputs[0].shape)?])
+    }
+
     fn flops(&self, inputs: &[&[usize]], _: &[&[usize]]) -> f64 {
         check::elements(inputs[0])
     }
+}
+
+/// Smallest and largest value of an integer type or `bool`, in the form of [`Values::Int`].
+pub(super) fn extremes(t: DType) -> (i64, i64) {
+    match t {
+        DType::U64 => (0, -1),
+        DType::I64 => (i64::MIN, i64::MAX),
+        DType::Bool => (0, 1),
+        t if t.is_signed_int() => (-(1 << (t.bits() - 1)), (1 << (t.bits() - 1)) - 1),
+        t => (0, (1 << t.bits()) - 1),
+    }
+}
+
+/// `a > b` for an integer type or `bool`.
+pub(super) fn greater(t: DType, a: i64, b: i64) -> bool {
+    if t == DType::U64 { a as u64 > b as u64 } else { a > b }
 }

@@ -1,5 +1,6 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{DType, Dim, TensorType};
+use super::data::{self, Cells};
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::{DType, Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 
@@ -70,6 +71,73 @@ impl Operator for Resize {
         Ok(check::one(t, self.sizes.iter().cloned()))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let to = &outputs[0].shape;
+        let mut shape = x.shape().to_vec();
+        let mut taps = Vec::with_capacity(shape.len());
+        for a in 0..shape.len() {
+            let scale = match &self.scales {
+                Some(s) => f32::from_bits(s[a]),
+                None => to[a] as f32 / shape[a] as f32,
+            };
+            if shape[a] == to[a] && scale == 1.0 {
+                taps.push(None);
+            } else if shape[a] == 0 && to[a] > 0 {
+                return Err(OpError::Shape(format!("axis {a} is empty: there is nothing to resize")));
+            } else {
+                taps.push(Some(
+                    (0..to[a]).map(|o| self.taps(a, o, scale, shape[a], to[a])).collect::<Vec<_>>(),
+                ));
+            }
+        }
+        if let ResizeMode::Nearest(_) = self.mode {
+            // Whole elements are taken over, of any type.
+            let s = data::strides(&shape);
+            let table = |a: usize| match &taps[a] {
+                None => data::line(shape[a], s[a]),
+                Some(t) => {
+                    t.iter().map(|t| t.first().map_or(data::OUTSIDE, |t| (t.0 * s[a]) as isize)).collect()
+                }
+            };
+            let tables: Vec<Vec<isize>> = (0..shape.len()).map(table).collect();
+            let fill = Tensor::from_f64s(x.dtype(), &[], &[f64::from(f32::from_bits(self.extrapolation))])?;
+            let cells = Cells::of(x).outer(&tables, Some(Cells::of(&fill).at(0)));
+            return Ok(vec![data::from_cells(outputs[0].dtype, to, &cells)?]);
+        }
+        let mut values = x.to_f64s();
+        for (a, taps) in taps.iter().enumerate() {
+            let Some(taps) = taps else { continue };
+            let (before, n, after) = data::around(&shape, a);
+            let mut next = vec![0.0; before * to[a] * after];
+            for b in 0..before {
+                for (o, taps) in taps.iter().enumerate() {
+                    let row = &mut next[(b * to[a] + o) * after..][..after];
+                    for (i, weight) in taps {
+                        let from = &values[(b * n + i) * after..][..after];
+                        row.iter_mut().zip(from).for_each(|(r, v)| *r += weight * v);
+                    }
+                }
+            }
+            values = next;
+            shape[a] = to[a];
+        }
+        if taps.iter().flatten().flatten().any(Vec::is_empty) {
+            let outside = |a: usize, i: usize| taps[a].as_ref().is_some_and(|t| t[i].is_empty());
+            let tables: Vec<Vec<isize>> = (0..to.len())
+                .map(|a| (0..to[a]).map(|i| if outside(a, i) { data::OUTSIDE } else { 0 }).collect())
+                .collect();
+            let mut i = 0;
+            data::outer(&tables, |o| {
+                if o < 0 {
+                    values[i] = f64::from(f32::from_bits(self.extrapolation));
+                }
+                i += 1;
+            });
+        }
+        Ok(vec![Tensor::from_f64s(outputs[0].dtype, to, &values)?])
+    }
+
     fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         let scaled = inputs[0].iter().zip(outputs[0]).filter(|(a, b)| a != b).count() as i32;
         let taps: f64 = match self.mode {
@@ -82,5 +150,95 @@ impl Operator for Resize {
 
     fn map_dims(&mut self, f: &mut dyn FnMut(&Dim) -> Dim) {
         self.sizes.iter_mut().for_each(|d| *d = f(d));
+    }
+}
+
+impl Resize {
+    /// Where output element `o` of an axis lies in the input. In `f32`, in the order of operations that hosts use: the
+    /// nearest neighbour depends on the last bit.
+    fn coordinate(&self, axis: usize, o: usize, scale: f32, input: usize, output: usize) -> f32 {
+        let (o, from, to) = (o as f32, input as f32, output as f32);
+        match self.coordinates {
+            CoordinateMode::HalfPixel => (o + 0.5) / scale - 0.5,
+            CoordinateMode::HalfPixelSymmetric => {
+                let adjustment = to / (scale * from);
+                from / 2.0 * (1.0 - adjustment) + (o + 0.5) / scale - 0.5
+            }
+            CoordinateMode::PytorchHalfPixel if output > 1 => (o + 0.5) / scale - 0.5,
+            CoordinateMode::PytorchHalfPixel => 0.0,
+            CoordinateMode::AlignCorners if output == 1 => 0.0,
+            CoordinateMode::AlignCorners => o * (from - 1.0) / (to - 1.0),
+            CoordinateMode::Asymmetric => o / scale,
+            CoordinateMode::TfCropAndResize { roi } => {
+                let rank = self.sizes.len();
+                let (start, end) = (f32::from_bits(roi[axis]), f32::from_bits(roi[rank + axis]));
+                if output > 1 {
+                    start * (from - 1.0) + o * (end - start) * (from - 1.0) / (to - 1.0)
+                } else {
+                    0.5 * (start + end) * (from - 1.0)
+                }
+            }
+        }
+    }
+
+    /// Input elements of an axis and their weights for output element `o`; none if it lies outside the region.
+    fn taps(&self, axis: usize, o: usize, scale: f32, input: usize, output: usize) -> Vec<(usize, f64)> {
+        let x = self.coordinate(axis, o, scale, input, output);
+        let last = input as i64 - 1;
+        let cropped = matches!(self.coordinates, CoordinateMode::TfCropAndResize { .. });
+        if cropped && (x < 0.0 || x > last as f32) {
+            return Vec::new();
+        }
+        // With antialiasing, a filter that shrinks is widened by the scale.
+        let narrow = if self.antialias { f64::from(scale.min(1.0)) } else { 1.0 };
+        let (radius, filter): (f64, &dyn Fn(f64) -> f64) = match self.mode {
+            ResizeMode::Nearest(mode) => {
+                let i = match mode {
+                    NearestMode::RoundPreferFloor if x == x.floor() + 0.5 => x.floor(),
+                    NearestMode::RoundPreferCeil if x == x.floor() + 0.5 => x.ceil(),
+                    NearestMode::RoundPreferFloor | NearestMode::RoundPreferCeil => x.round(),
+                    NearestMode::Floor => x.floor(),
+                    NearestMode::Ceil => x.ceil(),
+                };
+                return vec![((i as i64).clamp(0, last) as usize, 1.0)];
+            }
+            ResizeMode::Linear => (1.0, &|d: f64| (1.0 - d.abs()).max(0.0)),
+            ResizeMode::Cubic { coefficient } => {
+                let a = f64::from(f32::from_bits(coefficient));
+                (2.0, &move |d: f64| keys_cubic(a, d.abs()))
+            }
+        };
+        let x = f64::from(x);
+        let first = (x - radius / narrow).floor() as i64;
+        let end = (x + radius / narrow).ceil() as i64;
+        let mut taps: Vec<(usize, f64)> = Vec::new();
+        let mut total = 0.0;
+        for i in first..=end {
+            let weight = filter((i as f64 - x) * narrow);
+            if weight == 0.0 || self.exclude_outside && !(0..=last).contains(&i) {
+                continue;
+            }
+            total += weight;
+            let i = i.clamp(0, last) as usize;
+            match taps.last_mut() {
+                Some(t) if t.0 == i => t.1 += weight,
+                _ => taps.push((i, weight)),
+            }
+        }
+        if self.antialias || self.exclude_outside {
+            taps.iter_mut().for_each(|t| t.1 /= total);
+        }
+        taps
+    }
+}
+
+/// Keys' cubic convolution kernel.
+fn keys_cubic(a: f64, d: f64) -> f64 {
+    if d < 1.0 {
+        ((a + 2.0) * d - (a + 3.0)) * d * d + 1.0
+    } else if d < 2.0 {
+        ((a * d - 5.0 * a) * d + 8.0 * a) * d - 4.0 * a
+    } else {
+        0.0
     }
 }

@@ -1,5 +1,7 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{DType, Dim, TensorType};
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::UnaryOp;
+use crate::evaluate::unary_float;
+use crate::{DType, Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -136,8 +138,173 @@ impl Operator for Rnn {
         Ok(out)
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let (steps, batch, width) = {
+            let s = inputs[0].shape();
+            (s[0], s[1], s[2])
+        };
+        let (h, g, directions) = (self.hidden, self.kind.gates(), self.directions());
+        let mut rest = inputs[3..].iter();
+        let mut take = |flag: bool| if flag { rest.next() } else { None };
+        let bias = take(self.bias).map(Tensor::to_f64s);
+        let lens = take(self.sequence_lens).map(Tensor::to_i64s);
+        let initial_h = take(self.initial_h).map(Tensor::to_f64s);
+        let initial_c = take(self.initial_c).map(Tensor::to_f64s);
+        let peephole = take(self.peephole).map(Tensor::to_f64s);
+        if let Some(l) = lens.iter().flatten().find(|l| !(0..=steps as i64).contains(l)) {
+            return Err(OpError::Eval(format!("a sequence length of {l} for {steps} steps")));
+        }
+        let (x, w, r) = (inputs[0].to_f64s(), inputs[1].to_f64s(), inputs[2].to_f64s());
+        let mut y = vec![0.0; steps * directions * batch * h];
+        let mut last_h = initial_h.unwrap_or_else(|| vec![0.0; directions * batch * h]);
+        let mut last_c = initial_c.unwrap_or_else(|| vec![0.0; directions * batch * h]);
+        for d in 0..directions {
+            let cell = Cell {
+                op: self,
+                width,
+                w: &w[d * g * h * width..][..g * h * width],
+                r: &r[d * g * h * h..][..g * h * h],
+                bias: bias.as_ref().map(|b| &b[d * 2 * g * h..][..2 * g * h]),
+                peephole: peephole.as_ref().map(|p| &p[d * 3 * h..][..3 * h]),
+                activations: &self.activations[d * self.kind.activations()..],
+            };
+            let backward = self.direction == Direction::Reverse || d == 1;
+            for b in 0..batch {
+                let len = lens.as_ref().map_or(steps, |l| l[b] as usize);
+                let state = (d * batch + b) * h..(d * batch + b + 1) * h;
+                for s in 0..len {
+                    let t = if backward { len - 1 - s } else { s };
+                    let input = &x[(t * batch + b) * width..][..width];
+                    cell.step(input, &mut last_h[state.clone()], &mut last_c[state.clone()]);
+                    y[((t * directions + d) * batch + b) * h..][..h].copy_from_slice(&last_h[state.clone()]);
+                }
+            }
+        }
+        let states = [&y, &last_h, &last_c];
+        outputs.iter().zip(states).map(|(o, v)| Ok(Tensor::from_f64s(o.dtype, &o.shape, v)?)).collect()
+    }
+
     fn flops(&self, inputs: &[&[usize]], outputs: &[&[usize]]) -> f64 {
         let per = 2 * self.kind.gates() * (inputs[0][2] + self.hidden) + 10;
         check::elements(outputs[0]) * per as f64
+    }
+}
+
+impl Activation {
+    /// The function's value.
+    pub fn apply(self, x: f64) -> f64 {
+        let f = |bits: u32| f64::from(f32::from_bits(bits));
+        match self {
+            Activation::Sigmoid => unary_float(UnaryOp::Sigmoid, x),
+            Activation::Tanh => x.tanh(),
+            Activation::Relu => unary_float(UnaryOp::Relu, x),
+            Activation::Affine { alpha, beta } => f(alpha) * x + f(beta),
+            Activation::LeakyRelu { alpha } => {
+                if x < 0.0 {
+                    f(alpha) * x
+                } else {
+                    x
+                }
+            }
+            Activation::ThresholdedRelu { alpha } => {
+                if x > f(alpha) {
+                    x
+                } else {
+                    0.0
+                }
+            }
+            Activation::ScaledTanh { alpha, beta } => f(alpha) * (f(beta) * x).tanh(),
+            Activation::HardSigmoid { alpha, beta } => (f(alpha) * x + f(beta)).clamp(0.0, 1.0),
+            Activation::Elu { alpha } => {
+                if x < 0.0 {
+                    f(alpha) * x.exp_m1()
+                } else {
+                    x
+                }
+            }
+            Activation::Softsign => x / (1.0 + x.abs()),
+            Activation::Softplus => unary_float(UnaryOp::Softplus, x),
+        }
+    }
+}
+
+/// One direction of a recurrent layer.
+struct Cell<'a> {
+    op: &'a Rnn,
+    width: usize,
+    w: &'a [f64],
+    r: &'a [f64],
+    bias: Option<&'a [f64]>,
+    peephole: Option<&'a [f64]>,
+    activations: &'a [Activation],
+}
+
+impl Cell<'_> {
+    fn dot(weights: &[f64], row: usize, x: &[f64]) -> f64 {
+        weights[row * x.len()..(row + 1) * x.len()].iter().zip(x).map(|(a, b)| a * b).sum()
+    }
+
+    /// `W x + Wb` of a gate's unit.
+    fn input(&self, gate: usize, unit: usize, x: &[f64]) -> f64 {
+        let row = gate * self.op.hidden + unit;
+        Cell::dot(self.w, row, &x[..self.width]) + self.bias.map_or(0.0, |b| b[row])
+    }
+
+    /// `R h + Rb` of a gate's unit.
+    fn recurrent(&self, gate: usize, unit: usize, h: &[f64]) -> f64 {
+        let row = gate * self.op.hidden + unit;
+        let biases = self.op.kind.gates() * self.op.hidden;
+        Cell::dot(self.r, row, h) + self.bias.map_or(0.0, |b| b[biases + row])
+    }
+
+    fn clip(&self, v: f64) -> f64 {
+        match self.op.clip.map(|c| f64::from(f32::from_bits(c))) {
+            Some(c) if c > 0.0 => v.clamp(-c, c),
+            _ => v,
+        }
+    }
+
+    /// Advances the state by one input.
+    fn step(&self, x: &[f64], h: &mut [f64], c: &mut [f64]) {
+        let n = self.op.hidden;
+        let act = |i: usize, v: f64| self.activations[i].apply(self.clip(v));
+        let sum =
+            |gate: usize, unit: usize, h: &[f64]| self.input(gate, unit, x) + self.recurrent(gate, unit, h);
+        let mut next = vec![0.0; n];
+        match self.op.kind {
+            RnnKind::Simple => {
+                for u in 0..n {
+                    next[u] = act(0, sum(0, u, h));
+                }
+            }
+            RnnKind::Gru => {
+                let gate = |g: usize, u: usize| act(0, sum(g, u, h));
+                let reset: Vec<f64> = (0..n).map(|u| gate(1, u)).collect();
+                let gated: Vec<f64> = reset.iter().zip(h.iter()).map(|(r, h)| r * h).collect();
+                for u in 0..n {
+                    let z = gate(0, u);
+                    let candidate = if self.op.linear_before_reset {
+                        self.input(2, u, x) + reset[u] * self.recurrent(2, u, h)
+                    } else {
+                        self.input(2, u, x) + self.recurrent(2, u, &gated)
+                    };
+                    next[u] = (1.0 - z) * act(1, candidate) + z * h[u];
+                }
+            }
+            RnnKind::Lstm => {
+                // Peepholes stand in the order i, o, f.
+                let peep = |i: usize, u: usize, c: f64| self.peephole.map_or(0.0, |p| p[i * n + u] * c);
+                for u in 0..n {
+                    let i = act(0, sum(0, u, h) + peep(0, u, c[u]));
+                    let f =
+                        if self.op.input_forget { 1.0 - i } else { act(0, sum(2, u, h) + peep(2, u, c[u])) };
+                    let candidate = act(1, sum(3, u, h));
+                    c[u] = f * c[u] + i * candidate;
+                    let o = act(0, sum(1, u, h) + peep(1, u, c[u]));
+                    next[u] = o * self.activations[2].apply(c[u]);
+                }
+            }
+        }
+        h.copy_from_slice(&next);
     }
 }

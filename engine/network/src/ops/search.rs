@@ -1,7 +1,10 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{DType, Dim, TensorType};
+use super::data::{self, Cells};
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::convert::Values;
+use crate::{DType, Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
+use std::cmp::Ordering;
 
 /// ONNX OneHot: operands indices, values `[off, on]`; a new axis of size `depth` at `axis`; out-of-range gives all off.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -37,6 +40,23 @@ impl Operator for OneHot {
         Ok(check::one(inputs[1].dtype, out))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let depth = outputs[0].shape[self.axis];
+        let at: Vec<Option<usize>> = inputs[0]
+            .to_i64s()
+            .into_iter()
+            .map(|i| usize::try_from(if i < 0 { i + depth as i64 } else { i }).ok().filter(|i| *i < depth))
+            .collect();
+        let values = Cells::of(&inputs[1]);
+        let after: usize = outputs[0].shape[self.axis + 1..].iter().product();
+        let mut bytes = Vec::new();
+        for o in 0..outputs[0].shape.iter().product() {
+            let (b, d, a) = (o / (depth * after), o / after % depth, o % after);
+            bytes.extend_from_slice(values.at(usize::from(at[b * after + a] == Some(d))));
+        }
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &bytes)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
@@ -67,6 +87,41 @@ impl Operator for TopK {
         ])
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let (before, n, after) = data::around(x.shape(), self.axis);
+        let k = outputs[0].shape[self.axis];
+        let values = Values::of(x);
+        let cells = Cells::of(x);
+        let mut bytes = vec![0; before * k * after * cells.width];
+        let mut indices = vec![0i64; before * k * after];
+        for b in 0..before {
+            for a in 0..after {
+                let at = |i: usize| (b * n + i) * after + a;
+                let mut order: Vec<usize> = (0..n).collect();
+                order.sort_by(|&i, &j| {
+                    let rising = match &values {
+                        Values::Float(v) => float_order(v[at(i)], v[at(j)]),
+                        Values::Int(v) if x.dtype() == DType::U64 => {
+                            (v[at(i)] as u64).cmp(&(v[at(j)] as u64))
+                        }
+                        Values::Int(v) => v[at(i)].cmp(&v[at(j)]),
+                    };
+                    if self.largest { rising.reverse() } else { rising }
+                });
+                for (r, &i) in order[..k].iter().enumerate() {
+                    let to = (b * k + r) * after + a;
+                    bytes[to * cells.width..(to + 1) * cells.width].copy_from_slice(cells.at(at(i)));
+                    indices[to] = i as i64;
+                }
+            }
+        }
+        Ok(vec![
+            data::from_cells(outputs[0].dtype, &outputs[0].shape, &bytes)?,
+            Tensor::from_slice(&outputs[1].shape, &indices)?,
+        ])
+    }
+
     fn flops(&self, inputs: &[&[usize]], _: &[&[usize]]) -> f64 {
         check::elements(inputs[0])
     }
@@ -84,7 +139,27 @@ impl Operator for NonZero {
         Ok(check::one(DType::I64, [Dim::from(inputs[0].rank()), fresh(0, 1)]))
     }
 
+    fn eval(&self, inputs: &[Tensor], _: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let x = &inputs[0];
+        let hit: Vec<usize> = match Values::of(x) {
+            Values::Float(v) => (0..v.len()).filter(|i| v[*i] != 0.0).collect(),
+            Values::Int(v) => (0..v.len()).filter(|i| v[*i] != 0).collect(),
+        };
+        let s = data::strides(x.shape());
+        let coordinate = |a: usize, i: usize| (i / s[a] % x.shape()[a]) as i64;
+        let out: Vec<i64> = (0..s.len())
+            .flat_map(|a| hit.iter().map(move |i| (a, *i)))
+            .map(|(a, i)| coordinate(a, i))
+            .collect();
+        Ok(vec![Tensor::from_slice(&[s.len(), hit.len()], &out)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
+}
+
+/// By value, with -0 equal to 0 and NaN above everything.
+fn float_order(a: f64, b: f64) -> Ordering {
+    a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }

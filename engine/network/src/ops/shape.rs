@@ -1,5 +1,6 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{Dim, TensorType};
+use super::data::{self, Cells};
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::{Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// Output axis `i` is input axis `perm[i]`.
@@ -45,6 +46,14 @@ impl Operator for Transpose {
         Ok(check::one(inputs[0].dtype, self.perm.iter().map(|&p| shape[p].clone())))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let s = data::strides(inputs[0].shape());
+        let tables: Vec<Vec<isize>> =
+            self.perm.iter().map(|&p| data::line(inputs[0].shape()[p], s[p])).collect();
+        let cells = Cells::of(&inputs[0]).outer(&tables, None);
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &cells)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
@@ -68,6 +77,10 @@ impl Operator for Reshape {
         Ok(check::one(inputs[0].dtype, self.shape.iter().cloned()))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        Ok(vec![inputs[0].reshaped(&outputs[0].shape)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
@@ -85,6 +98,12 @@ impl Operator for Expand {
         check::not_negative("shape", &self.shape)?;
         check::broadcasts_to(&inputs[0].shape, &self.shape, "expand")?;
         Ok(check::one(inputs[0].dtype, self.shape.iter().cloned()))
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let tables = data::broadcast_tables(inputs[0].shape(), &outputs[0].shape);
+        let cells = Cells::of(&inputs[0]).outer(&tables, None);
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &cells)?])
     }
 
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
@@ -119,6 +138,26 @@ impl Operator for Concat {
         Ok(check::one(first.dtype, out))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let parts: Vec<(Cells<'_>, usize)> = inputs
+            .iter()
+            .map(|t| {
+                let (_, n, after) = data::around(t.shape(), self.axis);
+                let cells = Cells::of(t);
+                let run = n * after * cells.width;
+                (cells, run)
+            })
+            .collect();
+        let (before, ..) = data::around(&outputs[0].shape, self.axis);
+        let mut bytes = Vec::new();
+        for b in 0..before {
+            for (cells, run) in &parts {
+                bytes.extend_from_slice(&cells.bytes[b * run..(b + 1) * run]);
+            }
+        }
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &bytes)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
@@ -133,6 +172,16 @@ impl Operator for Tile {
         check::not_negative("repeats", &self.repeats)?;
         let dims = inputs[0].shape.iter().zip(&self.repeats).map(|(d, r)| d.mul(r));
         Ok(check::one(inputs[0].dtype, dims))
+    }
+
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let shape = inputs[0].shape();
+        let s = data::strides(shape);
+        let tables: Vec<Vec<isize>> = (0..shape.len())
+            .map(|a| (0..outputs[0].shape[a]).map(|i| (i % shape[a] * s[a]) as isize).collect())
+            .collect();
+        let cells = Cells::of(&inputs[0]).outer(&tables, None);
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &cells)?])
     }
 
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {

@@ -1,5 +1,6 @@
-use super::{Fresh, OpError, Operator, TypeVec, check};
-use crate::{Dim, TensorType};
+use super::data::{self, Cells};
+use super::{Fresh, OpError, Operator, OutputType, TypeVec, check};
+use crate::{Dim, Tensor, TensorType};
 use serde::{Deserialize, Serialize};
 
 /// `len` elements of an axis: `start`, `start + step`, ... All of them lie inside: bounds are clamped before they get here.
@@ -57,6 +58,19 @@ impl Operator for Slice {
         Ok(check::one(inputs[0].dtype, out))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let shape = inputs[0].shape();
+        let s = data::strides(shape);
+        let mut tables: Vec<Vec<isize>> = (0..shape.len()).map(|a| data::line(shape[a], s[a])).collect();
+        for r in &self.ranges {
+            let (start, len) = (fixed(&r.start)?, fixed(&r.len)?);
+            let stride = s[r.axis] as isize;
+            tables[r.axis] = (0..len).map(|i| (start + i * r.step) as isize * stride).collect();
+        }
+        let cells = Cells::of(&inputs[0]).outer(&tables, None);
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &cells)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
@@ -101,6 +115,45 @@ impl Operator for Pad {
         Ok(check::one(inputs[0].dtype, dims))
     }
 
+    fn eval(&self, inputs: &[Tensor], outputs: &[OutputType]) -> Result<Vec<Tensor>, OpError> {
+        let shape = inputs[0].shape();
+        let s = data::strides(shape);
+        let mut tables = Vec::with_capacity(shape.len());
+        for a in 0..shape.len() {
+            let (before, n) = (fixed(&self.before[a])?, shape[a] as i64);
+            let mut table = Vec::with_capacity(outputs[0].shape[a]);
+            for o in 0..outputs[0].shape[a] as i64 {
+                let i = o - before;
+                let inside = if (0..n).contains(&i) {
+                    Some(i)
+                } else if self.mode == PadMode::Constant {
+                    None
+                } else if n == 0 {
+                    return Err(OpError::Shape(format!(
+                        "axis {a} is empty: {:?} padding has nothing to repeat",
+                        self.mode
+                    )));
+                } else {
+                    Some(match self.mode {
+                        PadMode::Edge => i.clamp(0, n - 1),
+                        PadMode::Wrap => i.rem_euclid(n),
+                        // Bounces between both ends, as numpy does for amounts beyond the size.
+                        _ if n == 1 => 0,
+                        _ => {
+                            let p = i.rem_euclid(2 * (n - 1));
+                            p.min(2 * (n - 1) - p)
+                        }
+                    })
+                };
+                table.push(inside.map_or(data::OUTSIDE, |i| i as isize * s[a] as isize));
+            }
+            tables.push(table);
+        }
+        let fill = inputs.get(1).map(Cells::of);
+        let cells = Cells::of(&inputs[0]).outer(&tables, fill.as_ref().map(|f| f.at(0)));
+        Ok(vec![data::from_cells(outputs[0].dtype, &outputs[0].shape, &cells)?])
+    }
+
     fn flops(&self, _: &[&[usize]], _: &[&[usize]]) -> f64 {
         0.0
     }
@@ -108,4 +161,8 @@ impl Operator for Pad {
     fn map_dims(&mut self, f: &mut dyn FnMut(&Dim) -> Dim) {
         self.before.iter_mut().chain(&mut self.after).for_each(|d| *d = f(d));
     }
+}
+
+fn fixed(d: &Dim) -> Result<i64, OpError> {
+    d.fixed().ok_or_else(|| OpError::Shape(format!("dimension {d} has no value")))
 }
