@@ -291,17 +291,20 @@ mod tests {
         assert_eq!(unary_int(UnaryOp::Not, DType::Bool, 1), 0);
     }
 
-    /// Against mpmath.
+    /// Against values computed with 60 decimal digits.
     #[test]
     fn special_functions() {
         let near = |op, x: f64, want: f64| {
             let got = unary_float(op, x);
-            assert!((got - want).abs() <= 4.0 * f64::EPSILON * want.abs(), "{op:?}({x}) = {got}, not {want}");
+            assert!(
+                (got - want).abs() <= 16.0 * f64::EPSILON * want.abs(),
+                "{op:?}({x}) = {got}, not {want}"
+            );
         };
         near(UnaryOp::Erf, 0.5, 0.520_499_877_813_046_5);
         near(UnaryOp::Gelu, 1.0, 0.841_344_746_068_542_9);
-        near(UnaryOp::Gelu, -3.0, -0.004_049_694_096_270_6);
-        near(UnaryOp::GeluTanh, 1.0, 0.841_191_990_608_278_9);
+        near(UnaryOp::Gelu, -3.0, -0.004_049_694_094_890_283_6);
+        near(UnaryOp::GeluTanh, 1.0, 0.841_191_990_608_276_7);
         near(UnaryOp::Softplus, -40.0, 4.248_354_255_291_589e-18);
         near(UnaryOp::Softplus, 1.0, 1.313_261_687_518_222_8);
         near(UnaryOp::Silu, 2.0, 1.761_594_155_955_764_9);

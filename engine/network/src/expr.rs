@@ -1,6 +1,7 @@
 //! Scalar expressions: the bodies of elementwise regions and epilogues.
 
 use crate::DType;
+use crate::convert::round_to;
 use serde::{Deserialize, Serialize};
 
 macro_rules! named_enum {
@@ -129,10 +130,10 @@ pub struct Scalar {
 }
 
 impl Scalar {
-    /// A float literal of type `dtype`, which must be a float type.
+    /// A float literal of type `dtype`, which must be a float type; `value` is rounded to it.
     pub fn float(dtype: DType, value: f64) -> Scalar {
         debug_assert!(dtype.is_float());
-        Scalar { dtype, bits: value.to_bits() }
+        Scalar { dtype, bits: round_to(dtype, value).to_bits() }
     }
 
     pub fn f32(value: f32) -> Scalar {
@@ -249,43 +250,45 @@ impl Expr {
         map.last().copied().unwrap_or(0)
     }
 
-    /// Makes node `result` the last one (an expression's result), dropping what it does not use.
+    /// Makes node `result` the last one (an expression's result), dropping what it does not use. Nodes are renumbered
+    /// in the order in which a depth-first walk from the result leaves them, so equal expressions become equal values
+    /// however they were built.
     pub fn finish(&mut self, result: ExprId) {
-        let mut used = vec![false; self.nodes.len()];
-        used[usize::from(result)] = true;
-        for i in (0..=usize::from(result)).rev() {
-            if used[i] {
-                match self.nodes[i] {
-                    ExprNode::Input(_) | ExprNode::Const(_) => {}
-                    ExprNode::Unary(_, a) | ExprNode::Cast(_, a) => used[usize::from(a)] = true,
-                    ExprNode::Binary(_, a, b) => {
-                        used[usize::from(a)] = true;
-                        used[usize::from(b)] = true;
-                    }
-                    ExprNode::Select(c, a, b) => {
-                        for x in [c, a, b] {
-                            used[usize::from(x)] = true;
-                        }
-                    }
-                }
+        const NEW: ExprId = ExprId::MAX;
+        let mut map = vec![NEW; self.nodes.len()];
+        let mut out: Vec<ExprNode> = Vec::new();
+        let mut stack = vec![result];
+        while let Some(&id) = stack.last() {
+            let at = usize::from(id);
+            if map[at] != NEW {
+                stack.pop();
+                continue;
             }
-        }
-        let mut map = vec![0 as ExprId; self.nodes.len()];
-        let mut out = Vec::new();
-        for (i, n) in self.nodes.iter().enumerate().take(usize::from(result) + 1) {
-            if !used[i] {
+            // Pushed in reverse, so that the first operand is left first.
+            let waiting = stack.len();
+            match self.nodes[at] {
+                ExprNode::Input(_) | ExprNode::Const(_) => {}
+                ExprNode::Unary(_, a) | ExprNode::Cast(_, a) => stack.push(a),
+                ExprNode::Binary(_, a, b) => stack.extend([b, a]),
+                ExprNode::Select(c, a, b) => stack.extend([b, a, c]),
+            }
+            let mut pending = stack.split_off(waiting);
+            pending.retain(|o| map[usize::from(*o)] == NEW);
+            if !pending.is_empty() {
+                stack.append(&mut pending);
                 continue;
             }
             let m = |a: ExprId| map[usize::from(a)];
-            let n = match *n {
+            let node = match self.nodes[at] {
                 ExprNode::Unary(op, a) => ExprNode::Unary(op, m(a)),
                 ExprNode::Cast(t, a) => ExprNode::Cast(t, m(a)),
                 ExprNode::Binary(op, a, b) => ExprNode::Binary(op, m(a), m(b)),
                 ExprNode::Select(c, a, b) => ExprNode::Select(m(c), m(a), m(b)),
                 leaf => leaf,
             };
-            map[i] = out.len() as ExprId;
-            out.push(n);
+            map[at] = out.len() as ExprId;
+            out.push(node);
+            stack.pop();
         }
         self.nodes = out;
     }

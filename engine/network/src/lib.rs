@@ -15,6 +15,7 @@ mod network;
 pub mod ops;
 mod patch;
 mod tensor;
+mod text;
 mod verify;
 
 pub use bind::BindError;
@@ -27,3 +28,4 @@ pub use network::{
 pub use ops::{Op, OpError, Operator, OutputType};
 pub use patch::Patch;
 pub use tensor::{AlignedBytes, Bytes, Element, Tensor, TensorError};
+pub use text::{ConstantSource, TextError};

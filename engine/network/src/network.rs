@@ -56,6 +56,14 @@ impl TensorType {
         Dim::product(&self.shape)
     }
 
+    /// False if the types cannot describe one value: another dtype or rank, or a dim fixed in both at different sizes.
+    pub fn may_equal(&self, other: &TensorType) -> bool {
+        let differ = |(a, b): (&Dim, &Dim)| matches!((a.fixed(), b.fixed()), (Some(m), Some(n)) if m != n);
+        self.dtype == other.dtype
+            && self.rank() == other.rank()
+            && !self.shape.iter().zip(&other.shape).any(differ)
+    }
+
     /// The shape, if all of it is fixed.
     pub fn fixed_shape(&self) -> Option<Vec<usize>> {
         self.shape.iter().map(|d| d.fixed().and_then(|n| usize::try_from(n).ok())).collect()
