@@ -3,13 +3,15 @@
 //! This crate is the facade that every front end (the bridges, the C ABI, the CLI) goes through: [`Options`] says what the user
 //! wants, a session partitions a host graph, builds each segment through the plan cache and runs it.
 mod capability;
+mod dump;
 mod options;
 mod report;
 mod session;
 
 pub use capability::CpuCapability;
+pub use dump::dump;
 pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Precision, Profile, Shapes};
-pub use report::{NodeEntry, Placement, Report, SegmentEntry};
+pub use report::{NodeEntry, Report, SegmentEntry};
 
 /// Version of this build, as in `0.1.0`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -24,7 +26,7 @@ pub use engraft_network::{Bytes, DType, Tensor};
 pub use engraft_subgraph::onnx;
 pub use session::{CACHE_QUOTA, Session, SessionError};
 
-pub use engraft_engine::{Engine, LayerTime, OutputAllocator, OwnedOutputs, RunError, TensorRef};
+pub use engraft_engine::{Binding, Engine, LayerTime, OutputAllocator, OwnedOutputs, RunError, TensorRef};
 pub use engraft_subgraph::{
     Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId, Partition, PlacementReport, Segment,
 };

@@ -8,7 +8,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostGraph, HostNode, PartitionPolicy};
+use engraft_subgraph::{Placement, PlacementReport};
+
+use crate::PartitionPolicy;
 
 /// Placement of one model, bodies of its control flow included.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,7 +19,7 @@ pub struct Report {
     pub engraft: String,
     pub model: String,
     pub policy: PartitionPolicy,
-    /// Share (0 to 1) of the model's FLOPs that run on optimized tactics; 1 for a model without any.
+    /// Share (0 to 1) of the model's FLOPs that run on optimized tactics. For a model without any: 1 if all of it is taken.
     pub accelerated_flops: f64,
     /// FLOPs of the whole model at representative sizes of its symbolic dims.
     pub flops: f64,
@@ -27,6 +29,9 @@ pub struct Report {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SegmentEntry {
+    /// Path of the control-flow body that holds the segment; empty for the main graph.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub graph: String,
     pub name: String,
     /// Number of host nodes inside.
     pub nodes: usize,
@@ -58,15 +63,6 @@ pub struct NodeEntry {
     pub bytes_share: f64,
 }
 
-/// One node's placement as a partitioner states it.
-#[derive(Debug, Clone, Default)]
-pub struct Placement {
-    pub segment: Option<String>,
-    pub reason: Option<String>,
-    pub reference: bool,
-    pub flops: f64,
-    pub bytes: f64,
-}
 
 impl Report {
     pub fn new(model: &str, policy: PartitionPolicy) -> Self {
@@ -81,29 +77,39 @@ impl Report {
         }
     }
 
-    /// Adds the nodes of `graph`, the body at `path` (empty for the main graph). Call [`Report::finish`] after the last one.
-    pub fn add(&mut self, path: &str, graph: &HostGraph, place: impl Fn(usize, &HostNode) -> Placement) {
-        for (index, node) in graph.nodes.iter().enumerate() {
-            let placement = place(index, node);
+    /// Adds the decisions about a graph, the body at `path` (empty for the main graph). Call [`Report::finish`] after the
+    /// last one.
+    pub fn add(&mut self, path: &str, placements: &PlacementReport) {
+        for node in &placements.nodes {
+            let (segment, reason) = match &node.placement {
+                Placement::Segment(index) => (Some(placements.segments[*index].name.clone()), None),
+                Placement::Host(reason) => (None, Some(reason.clone())),
+            };
             self.nodes.push(NodeEntry {
                 graph: path.to_owned(),
-                name: node.label(graph),
+                name: node.name.clone(),
                 op_type: node.op_type.clone(),
                 domain: node.domain.clone(),
-                segment: placement.segment,
-                reason: placement.reason,
-                reference: placement.reference,
-                flops: placement.flops,
+                reference: segment.is_some() && node.reference,
+                segment,
+                reason,
+                flops: node.work.flops,
                 flops_share: 0.0,
-                bytes: placement.bytes,
+                bytes: node.work.bytes,
                 bytes_share: 0.0,
             });
         }
     }
 
-    /// Gives a segment's nodes back to the host.
-    pub fn decline(&mut self, segment: &str, reason: &str) {
-        for node in self.nodes.iter_mut().filter(|n| n.segment.as_deref() == Some(segment)) {
+    /// Drops what was said of a graph that is offered once more; what was taken of it then is still taken.
+    pub fn forget(&mut self, path: &str) {
+        self.nodes.retain(|n| n.graph != path || n.segment.is_some());
+    }
+
+    /// Gives a segment of the graph at `path` back to the host.
+    pub fn decline(&mut self, path: &str, segment: &str, reason: &str) {
+        let theirs = |n: &&mut NodeEntry| n.graph == path && n.segment.as_deref() == Some(segment);
+        for node in self.nodes.iter_mut().filter(theirs) {
             node.segment = None;
             node.reason = Some(reason.to_owned());
             node.reference = false;
@@ -116,7 +122,7 @@ impl Report {
         let bytes: f64 = self.nodes.iter().map(|n| n.bytes).sum();
         let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
         let mut order = Vec::new();
-        let mut segments: BTreeMap<String, SegmentEntry> = BTreeMap::new();
+        let mut segments: BTreeMap<(String, String), SegmentEntry> = BTreeMap::new();
         let mut accelerated = 0.0;
         for node in &mut self.nodes {
             node.flops_share = share(node.flops, self.flops);
@@ -125,15 +131,18 @@ impl Report {
             if !node.reference {
                 accelerated += node.flops;
             }
-            let segment = segments.entry(name.clone()).or_insert_with(|| {
-                order.push(name.clone());
-                SegmentEntry { name: name.clone(), nodes: 0, flops_share: 0.0 }
+            let key = (node.graph.clone(), name.clone());
+            let segment = segments.entry(key.clone()).or_insert_with(|| {
+                order.push(key);
+                SegmentEntry { graph: node.graph.clone(), name: name.clone(), nodes: 0, flops_share: 0.0 }
             });
             segment.nodes += 1;
             segment.flops_share += node.flops_share;
         }
-        self.accelerated_flops = if self.flops > 0.0 { (accelerated / self.flops).min(1.0) } else { 1.0 };
-        self.segments = order.iter().filter_map(|name| segments.remove(name)).collect();
+        let whole = self.nodes.iter().all(|n| n.segment.is_some());
+        self.accelerated_flops =
+            if self.flops > 0.0 { (accelerated / self.flops).min(1.0) } else { f64::from(u8::from(whole)) };
+        self.segments = order.iter().filter_map(|key| segments.remove(key)).collect();
     }
 
     /// A few lines for people: shares, segments, and what keeps the rest with the host, greatest share first.
@@ -192,23 +201,35 @@ const SUMMARY_LINES: usize = 12;
 
 #[cfg(test)]
 mod tests {
+    use engraft_subgraph::{NodePlacement, SegmentSummary, cost::Work};
+
     use super::*;
 
-    fn graph(types: &[&str]) -> HostGraph {
-        let nodes =
-            types.iter().map(|t| HostNode { op_type: (*t).to_owned(), ..HostNode::default() }).collect();
-        HostGraph { nodes, ..HostGraph::default() }
-    }
-
     fn report() -> Report {
-        let mut report = Report::new("m", PartitionPolicy::Profit);
-        report.add("", &graph(&["Conv", "Relu", "Cast", "LSTM"]), |i, _| Placement {
-            segment: (i != 2).then(|| format!("s{}", i / 2)),
-            reason: (i == 2).then(|| "strings".to_owned()),
-            reference: i == 3,
-            flops: [700.0, 100.0, 100.0, 100.0][i],
-            bytes: 1.0,
+        let types = ["Conv", "Relu", "Cast", "LSTM"];
+        let nodes = types.iter().enumerate().map(|(index, op_type)| NodePlacement {
+            index,
+            name: format!("node{index}"),
+            op_type: (*op_type).to_owned(),
+            domain: String::new(),
+            placement: if index == 2 { Placement::Host("strings".to_owned()) } else { Placement::Segment(index / 2) },
+            work: Work { flops: [700.0, 100.0, 100.0, 100.0][index], bytes: 1.0 },
+            flops_share: 0.0,
+            bytes_share: 0.0,
+            reference: index == 3,
         });
+        let segments = ["s0", "s1"].map(|name| SegmentSummary {
+            name: name.to_owned(),
+            nodes: 1,
+            layers: 1,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            work: Work::default(),
+        });
+        let placements =
+            PlacementReport { nodes: nodes.collect(), segments: segments.into(), ..PlacementReport::default() };
+        let mut report = Report::new("m", PartitionPolicy::Profit);
+        report.add("", &placements);
         report.finish();
         report
     }
@@ -226,7 +247,7 @@ mod tests {
     #[test]
     fn declined_segments_go_back() {
         let mut report = report();
-        report.decline("s0", "cannot be built");
+        report.decline("", "s0", "cannot be built");
         report.finish();
         assert_eq!(report.accelerated_flops, 0.0);
         assert_eq!(report.nodes[0].reason.as_deref(), Some("cannot be built"));

@@ -195,11 +195,12 @@ impl Api {
         });
     }
 
-    /// Whether the graph is the body of a control-flow node.
-    pub fn is_nested(&self, graph: &OrtGraph) -> Result<bool> {
+    /// The control-flow node whose body the graph is.
+    pub fn parent_node<'a>(&self, graph: &'a OrtGraph) -> Result<Option<&'a OrtNode>> {
         let mut node = null();
         call!(self, Graph_GetParentNode(graph, &mut node))?;
-        Ok(!node.is_null())
+        // SAFETY: null or owned by the enclosing graph, which outlives its bodies.
+        Ok(unsafe { node.as_ref() })
     }
 
     pub fn operator_sets(&self, graph: &OrtGraph) -> Result<Vec<(String, i64)>> {
@@ -378,11 +379,10 @@ impl Api {
     /// The host packs the strings one behind the other, each with its terminating zero.
     pub fn attribute_strings(&self, attribute: &OrtOpAttr) -> Result<Vec<Vec<u8>>> {
         let mut packed: Vec<u8> = self.attribute_array(attribute, OrtOpAttrType::ORT_OP_ATTR_STRINGS)?;
-        if packed.last() == Some(&0) {
-            packed.pop();
-        }
-        if packed.is_empty() {
-            return Ok(Vec::new());
+        match packed.last() {
+            None => return Ok(Vec::new()),
+            Some(0) => drop(packed.pop()),
+            Some(_) => {}
         }
         Ok(packed.split(|b| *b == 0).map(<[u8]>::to_vec).collect())
     }

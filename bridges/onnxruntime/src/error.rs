@@ -15,6 +15,12 @@ pub enum Error {
     /// Something that the user asked for and that this version cannot do.
     #[error("EngraftExecutionProvider: {0}")]
     Unsupported(String),
+    /// A segment could not be built.
+    #[error(transparent)]
+    Build(#[from] engraft::SessionError),
+    /// A run of a fused node failed.
+    #[error("EngraftExecutionProvider: {0}")]
+    Run(#[from] engraft::RunError),
     /// Strict mode: too little of the model is accelerated.
     #[error("EngraftExecutionProvider: {0}")]
     Strict(String),
@@ -30,7 +36,7 @@ impl Error {
         match self {
             Self::Option(_) => OrtErrorCode::ORT_INVALID_ARGUMENT,
             Self::Unsupported(_) => OrtErrorCode::ORT_NOT_IMPLEMENTED,
-            Self::Host { .. } | Self::Contract(_) | Self::Strict(_) => OrtErrorCode::ORT_EP_FAIL,
+            Self::Host { .. } | Self::Build(_) | Self::Run(_) | Self::Contract(_) | Self::Strict(_) => OrtErrorCode::ORT_EP_FAIL,
         }
     }
 }

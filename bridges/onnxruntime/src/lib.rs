@@ -3,6 +3,7 @@
 //! The library exports `CreateEpFactories` and `ReleaseEpFactory` alone and links nothing of ONNX Runtime: the function tables
 //! arrive as arguments. See [`ep`] for the life of a session.
 mod api;
+mod compute;
 mod ep;
 mod error;
 mod factory;

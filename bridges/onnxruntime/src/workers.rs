@@ -138,3 +138,30 @@ impl Workers for HostWorkers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_census_counts_threads_not_tasks() {
+        let census = Census::new(3, Duration::from_secs(10));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    census.attend();
+                    census.attend();
+                });
+            }
+        });
+        assert_eq!(census.present(), 3);
+    }
+
+    #[test]
+    fn a_census_of_one_ends() {
+        let census = Census::new(64, Duration::from_millis(1));
+        census.attend();
+        census.attend();
+        assert_eq!(census.present(), 1);
+    }
+}
