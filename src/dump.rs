@@ -11,7 +11,8 @@ use engraft_subgraph::Segment;
 pub fn dump(folder: &Path, model: &str, graph: &str, segment: &Segment) -> io::Result<PathBuf> {
     fs::create_dir_all(folder)?;
     let parts = [model, graph, segment.name.as_str()];
-    let name: Vec<String> = parts.iter().filter(|part| !part.is_empty()).map(|part| file_name(part)).collect();
+    let name: Vec<String> =
+        parts.iter().filter(|part| !part.is_empty()).map(|part| file_name(part)).collect();
     let path = folder.join(format!("{}.network", name.join("-")));
     fs::write(&path, format!("{:#?}\n", segment.network))?;
     Ok(path)

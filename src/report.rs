@@ -63,7 +63,6 @@ pub struct NodeEntry {
     pub bytes_share: f64,
 }
 
-
 impl Report {
     pub fn new(model: &str, policy: PartitionPolicy) -> Self {
         Self {
@@ -212,7 +211,11 @@ mod tests {
             name: format!("node{index}"),
             op_type: (*op_type).to_owned(),
             domain: String::new(),
-            placement: if index == 2 { Placement::Host("strings".to_owned()) } else { Placement::Segment(index / 2) },
+            placement: if index == 2 {
+                Placement::Host("strings".to_owned())
+            } else {
+                Placement::Segment(index / 2)
+            },
             work: Work { flops: [700.0, 100.0, 100.0, 100.0][index], bytes: 1.0 },
             flops_share: 0.0,
             bytes_share: 0.0,
@@ -226,8 +229,11 @@ mod tests {
             outputs: Vec::new(),
             work: Work::default(),
         });
-        let placements =
-            PlacementReport { nodes: nodes.collect(), segments: segments.into(), ..PlacementReport::default() };
+        let placements = PlacementReport {
+            nodes: nodes.collect(),
+            segments: segments.into(),
+            ..PlacementReport::default()
+        };
         let mut report = Report::new("m", PartitionPolicy::Profit);
         report.add("", &placements);
         report.finish();

@@ -1,11 +1,7 @@
 //! A fused node at run time: the host's buffers go to the engine as they are, the engine writes into the host's outputs.
 //!
 //! Nothing here locks, and nothing allocates unless a node has more than [`INLINE`] inputs.
-use std::{
-    ffi::c_void,
-    ptr::null_mut,
-    sync::Arc,
-};
+use std::{ffi::c_void, ptr::null_mut, sync::Arc};
 
 use engraft::{DType, Engine, OutputAllocator, TensorRef};
 use smallvec::SmallVec;
@@ -60,7 +56,8 @@ impl FusedNode {
 
     fn run(&self, context: *mut OrtKernelContext) -> Result<()> {
         // SAFETY: alive during the host's call.
-        let inputs_of = unsafe { context.as_ref() }.ok_or_else(|| Error::contract("no kernel context given"))?;
+        let inputs_of =
+            unsafe { context.as_ref() }.ok_or_else(|| Error::contract("no kernel context given"))?;
         let mut inputs: SmallVec<[TensorRef<'_>; INLINE]> = SmallVec::new();
         for &index in &self.inputs {
             let value = self.api.run_input(inputs_of, index)?;

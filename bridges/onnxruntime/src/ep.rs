@@ -230,7 +230,10 @@ impl Ep {
         let least = self.options().min_accelerated_flops?;
         falls_short.then(|| {
             let percent = least * 100.0;
-            Error::Strict(format!("min_accelerated_flops asks for {percent:.2}%, but of {}", report.summary()))
+            Error::Strict(format!(
+                "min_accelerated_flops asks for {percent:.2}%, but of {}",
+                report.summary()
+            ))
         })
     }
 
@@ -289,7 +292,10 @@ impl Ep {
             .iter()
             .map(|name| {
                 theirs.iter().position(|t| t == name).ok_or_else(|| {
-                    Error::contract(format!("segment {}: the fused node has no {what} '{name}'", claimed.name))
+                    Error::contract(format!(
+                        "segment {}: the fused node has no {what} '{name}'",
+                        claimed.name
+                    ))
                 })
             })
             .collect()

@@ -36,7 +36,9 @@ impl Error {
         match self {
             Self::Option(_) => OrtErrorCode::ORT_INVALID_ARGUMENT,
             Self::Unsupported(_) => OrtErrorCode::ORT_NOT_IMPLEMENTED,
-            Self::Host { .. } | Self::Build(_) | Self::Run(_) | Self::Contract(_) | Self::Strict(_) => OrtErrorCode::ORT_EP_FAIL,
+            Self::Host { .. } | Self::Build(_) | Self::Run(_) | Self::Contract(_) | Self::Strict(_) => {
+                OrtErrorCode::ORT_EP_FAIL
+            }
         }
     }
 }
