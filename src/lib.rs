@@ -20,10 +20,11 @@ pub const COMMIT: &str = env!("ENGRAFT_COMMIT");
 /// Target triple of this build.
 pub const TARGET: &str = env!("ENGRAFT_TARGET");
 
-pub use engraft_engine::{container, plan_cache};
+pub use engraft_engine as engine;
+pub use engraft_kernels as kernels;
 pub use engraft_kernels::{Serial, Workers};
-pub use engraft_network::{Bytes, DType, Tensor};
-pub use engraft_subgraph::onnx;
+pub use engraft_network::{AlignedBytes, Bytes, DType, Tensor};
+pub use engraft_subgraph as subgraph;
 pub use session::{CACHE_QUOTA, Session, SessionError};
 
 pub use engraft_engine::{Binding, Engine, LayerTime, OutputAllocator, OwnedOutputs, RunError, TensorRef};

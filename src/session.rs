@@ -2,6 +2,7 @@
 
 use crate::capability::CpuCapability;
 use crate::{Options, PartitionPolicy};
+use engraft_engine::container::ContainerWriter;
 use engraft_engine::fingerprint::{Fingerprint, cpu_features, cpu_model, hashing_threads, library_content};
 use engraft_engine::plan_cache::{CacheKey, Origin, PlanCache};
 use engraft_engine::timing_cache::TimingCache;
@@ -9,6 +10,7 @@ use engraft_engine::{BuildError, Builder, BuilderConfig, Engine, PlanError, Prof
 use engraft_kernels::{Isa, catalog};
 use engraft_network::Network;
 use engraft_subgraph::{HostGraph, Partition, PartitionOptions, partition};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 /// Bytes that a plan cache may take before the plans used longest ago are removed.
@@ -42,6 +44,23 @@ impl Session {
     /// A session whose engines are tuned for `threads` threads.
     pub fn with_threads(options: Options, threads: usize) -> Session {
         Session { options, isa: Isa::best(), threads, cache: OnceLock::new(), timings: OnceLock::new() }
+    }
+
+    /// Threads that engines are tuned for.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Builds the plan of a network into the file at `path`, apart from the plan cache.
+    pub fn write_plan(&self, network: &Network, path: &Path) -> Result<(), SessionError> {
+        let fail = |source| SessionError { segment: network.name.clone(), source };
+        let key = self.key(network).map_err(fail)?;
+        ContainerWriter::publish(path, key.fields().to_vec(), |writer| {
+            Builder::new(&self.builder_config()).build(network.clone(), self.timings(), writer)
+        })
+        .map_err(fail)?;
+        self.keep_timings();
+        Ok(())
     }
 
     pub fn options(&self) -> &Options {

@@ -1,1 +1,55 @@
-fn main() {}
+//! The command `engraft`.
+
+mod arguments;
+mod bench;
+mod build;
+mod cache;
+mod compare;
+mod error;
+mod execution;
+mod explain;
+mod inputs;
+mod inspect;
+mod npy;
+mod output;
+mod progress;
+mod random;
+mod run;
+mod standalone;
+mod table;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+use error::CliError;
+use output::Output;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = if arguments.json { Output::Json } else { Output::Text };
+    match dispatch(&arguments.command, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprintln!("  because: {cause}");
+                source = cause.source();
+            }
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(command: &Command, output: Output) -> Result<(), CliError> {
+    match command {
+        Command::Inspect(arguments) => inspect::run(arguments, output),
+        Command::Cache(arguments) => cache::run(arguments, output),
+        Command::Build(arguments) => build::run(arguments, output),
+        Command::Run(arguments) => run::run(arguments, output),
+        Command::Bench(arguments) => bench::run(arguments, output),
+        Command::Explain(arguments) => explain::run(arguments, output),
+    }
+}

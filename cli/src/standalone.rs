@@ -1,0 +1,87 @@
+//! Whole models as engines, without a host: what `build`, `run` and `bench` work on.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use engraft::engine::Engine;
+use engraft::engine::container::Container;
+use engraft::subgraph::{Segment, onnx};
+use engraft::{HostGraph, Options, PartitionPolicy, Session};
+
+use crate::arguments::OptionArguments;
+use crate::error::CliError;
+use crate::inspect::is_plan;
+use crate::progress;
+
+/// How many kinds of refused nodes an error names.
+const REASONS: usize = 5;
+
+/// An engine, and how long it took to get it.
+pub struct Loaded {
+    pub engine: Arc<Engine>,
+    pub seconds: f64,
+}
+
+/// The engine of a model (built, or found in the plan cache) or of a plan.
+pub fn load(path: &Path, arguments: &OptionArguments) -> Result<Loaded, CliError> {
+    let start = Instant::now();
+    let engine = if is_plan(path) {
+        if let Some((key, _)) = arguments.options.first() {
+            return Err(CliError::Usage(format!("--option {key}: a plan is built already")));
+        }
+        let container =
+            Container::open(path).map_err(|source| CliError::Plan { path: path.to_owned(), source })?;
+        Engine::load(container).map_err(|source| CliError::Engine { path: path.to_owned(), source })?
+    } else {
+        let (session, segment) = whole_model(path, arguments)?;
+        let (engine, _) = progress::spinning("building the engine", || session.build(&segment.network))
+            .map_err(CliError::build)?;
+        engine
+    };
+    Ok(Loaded { engine, seconds: start.elapsed().as_secs_f64() })
+}
+
+/// A model as one segment; there is no host to leave anything to.
+pub fn whole_model(path: &Path, arguments: &OptionArguments) -> Result<(Session, Segment), CliError> {
+    let mut options = parse_options(arguments)?;
+    // Whatever can run has to.
+    options.partition_policy = Some(PartitionPolicy::Maximal);
+    options.min_subgraph_size = Some(1);
+    let graph = read_model(path)?;
+    let session = Session::new(options);
+    let mut partition = session.partition(&graph);
+    let whole = partition.report.taken == partition.report.nodes.len()
+        && matches!(&partition.segments[..], [one] if graph.outputs.iter().all(|o| one.outputs.contains(o)));
+    match partition.segments.pop() {
+        Some(segment) if whole => Ok((session, segment)),
+        _ => Err(CliError::NotStandalone { path: path.to_owned(), reasons: reasons(&partition.report) }),
+    }
+}
+
+pub fn read_model(path: &Path) -> Result<HostGraph, CliError> {
+    let model = onnx::read_model(path);
+    model.map(|model| model.graph).map_err(|source| CliError::Model { path: path.to_owned(), source })
+}
+
+pub fn parse_options(arguments: &OptionArguments) -> Result<Options, CliError> {
+    let pairs = arguments.options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    Ok(Options::parse(pairs)?)
+}
+
+/// What keeps a model from running alone, most frequent first.
+fn reasons(report: &engraft::subgraph::PlacementReport) -> String {
+    let mut refusals: Vec<_> = report.refusals().into_iter().collect();
+    refusals.sort_by_key(|(_, nodes)| std::cmp::Reverse(nodes.len()));
+    if refusals.is_empty() {
+        return "  it falls into parts that depend on nothing of each other, or passes an input through"
+            .to_owned();
+    }
+    let line =
+        |((op, reason), nodes): &((String, String), Vec<_>)| format!("  {} x {op}: {reason}", nodes.len());
+    let mut lines: Vec<String> = refusals.iter().take(REASONS).map(line).collect();
+    if refusals.len() > REASONS {
+        lines.push(format!("  and {} more", refusals.len() - REASONS));
+    }
+    lines.join("\n")
+}
