@@ -1,6 +1,6 @@
 //! What nodes and segments cost: the engine's judgement of a node, and the static estimate behind the profit rule.
 
-use engraft_network::{DType, Network, NodeId, SymbolSource};
+use engraft_network::{DType, Network, NodeId};
 
 use crate::Reject;
 
@@ -27,37 +27,6 @@ impl Capability for AcceptAll {
     fn accept(&self, _: &Network, _: NodeId) -> Result<Cost, Reject> {
         Ok(Cost::default())
     }
-}
-
-/// Representative size of an image's height and width, ...
-pub const REPRESENTATIVE_IMAGE: i64 = 224;
-/// ... of any other dim but the first (a sequence's length), ...
-pub const REPRESENTATIVE_LENGTH: i64 = 128;
-/// ... of an element of a shape that arrives as an input.
-pub const REPRESENTATIVE_ELEMENT: i64 = 16;
-
-/// The sizes that stand for a network's symbols where no profile says better: FLOP shares are computed with them.
-///
-/// The first dim of an input (the batch) counts as 1; the dims after the second of a float input of rank 4 and more as
-/// [`REPRESENTATIVE_IMAGE`]; elements of integer inputs as [`REPRESENTATIVE_ELEMENT`]; everything else as
-/// [`REPRESENTATIVE_LENGTH`].
-pub fn representative_sizes(network: &Network) -> Vec<i64> {
-    network
-        .symbols()
-        .iter()
-        .map(|symbol| match symbol.source {
-            SymbolSource::InputDim { axis: 0, .. } => 1,
-            SymbolSource::InputDim { input, axis } => {
-                let ty = network.inputs().get(input as usize).map(|&value| network.ty(value));
-                match ty {
-                    Some(ty) if ty.rank() >= 4 && axis >= 2 && ty.dtype.is_float() => REPRESENTATIVE_IMAGE,
-                    _ => REPRESENTATIVE_LENGTH,
-                }
-            }
-            SymbolSource::InputElement { .. } | SymbolSource::DataElement { .. } => REPRESENTATIVE_ELEMENT,
-            SymbolSource::Data { .. } => REPRESENTATIVE_LENGTH,
-        })
-        .collect()
 }
 
 /// Work of nodes at given sizes.

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cluster::{Dag, cluster};
 use crate::cost::{
-    Capability, SEGMENT_NANOSECONDS, Work, bytes_at, host_nanoseconds, representative_sizes, work,
+    Capability, SEGMENT_NANOSECONDS, Work, bytes_at, host_nanoseconds, work,
 };
 use crate::lower::{Lowering, Reject};
 use crate::report::{NodePlacement, Placement, PlacementReport, SegmentSummary};
@@ -54,6 +54,8 @@ struct Partitioner<'g, 'c> {
     refused: Vec<Option<Reject>>,
     work: Vec<Work>,
     reference: Vec<bool>,
+    /// Representative sizes of the probe's symbols so far.
+    sizes: Vec<i64>,
 }
 
 /// Partitions a graph whose nodes are in topological order. Never fails: what cannot be taken stays with the host, and
@@ -69,6 +71,7 @@ pub fn partition(graph: &HostGraph, capability: &dyn Capability, options: &Parti
         refused: vec![None; count],
         work: vec![Work::default(); count],
         reference: vec![false; count],
+        sizes: Vec::new(),
     };
     this.refuse_by_policy();
     let segments = this.segments();
@@ -109,6 +112,7 @@ impl<'g> Partitioner<'g, '_> {
     /// Lowers the whole graph. A node that is refused now or was before becomes inputs of what follows.
     fn probe(&mut self) -> Lowering<'g> {
         let mut lowering = Lowering::new(self.graph, &self.graph.name);
+        self.sizes.clear();
         for &input in self.graph.inputs.iter().chain(&self.graph.outer) {
             if self.graph.value(input).constant.is_none() {
                 // An input of unknown type or rank only keeps its users with the host.
@@ -128,7 +132,7 @@ impl<'g> Partitioner<'g, '_> {
                 }
             }
         }
-        let sizes = representative_sizes(lowering.network());
+        let sizes = lowering.network().representative_env();
         for index in 0..self.graph.nodes.len() {
             self.work[index].bytes = self.host_bytes(&lowering, &sizes, index);
         }
@@ -137,11 +141,14 @@ impl<'g> Partitioner<'g, '_> {
 
     fn try_node(&mut self, lowering: &mut Lowering, index: usize) -> Result<(), Reject> {
         let nodes = lowering.lower(index)?;
-        let sizes = representative_sizes(lowering.network());
+        if self.sizes.len() != lowering.network().symbols().len() {
+            self.sizes = lowering.network().representative_env();
+        }
+        let sizes = &self.sizes;
         let mut total = Work::default();
         let mut reference = false;
         for &node in &nodes {
-            total += work(lowering.network(), node, &sizes);
+            total += work(lowering.network(), node, sizes);
         }
         self.work[index] = total;
         for node in nodes {

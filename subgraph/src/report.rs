@@ -16,7 +16,7 @@ pub struct NodePlacement {
     pub op_type: String,
     pub domain: String,
     pub placement: Placement,
-    /// At the representative sizes that [`crate::cost::representative_sizes`] documents.
+    /// At the sizes that [`engraft_network::Network::representative_env`] documents.
     pub work: Work,
     /// Share of the graph's FLOPs and bytes, 0 to 1.
     pub flops_share: f64,

@@ -119,17 +119,13 @@ fn attempt(
         lowering.input(value, ty, known);
     }
     for &value in border.iter().filter(|value| !live.contains(value)) {
-        let mut orphan = |dim: &Dim, lowering: &mut Lowering| {
-            // The value is no input, so nothing gives this symbol its value: it must not be used.
-            let source = SymbolSource::InputDim { input: u32::MAX, axis: 0 };
-            let symbol = lowering.symbol(&format!("unused {dim}"), source);
-            if let Some(id) = symbol.as_symbol() {
-                orphans.insert(id, value);
-            }
-            symbol
+        // The value is no input, so nothing gives such a dim its value: it is a symbol outside the table, and not used.
+        let mut orphan = |_: &Dim| {
+            let id = SymbolId(u32::MAX - orphans.len() as u32);
+            orphans.insert(id, value);
+            Dim::symbol(id)
         };
-        let (ty, known) =
-            translation.describe(value, Some((&mut orphan, &mut lowering))).map_err(unlocated)?;
+        let (ty, known) = translation.describe(value, Some(&mut orphan)).map_err(unlocated)?;
         lowering.shadow(value, ty, known);
     }
     for &index in nodes {
@@ -200,8 +196,6 @@ struct Translation<'p, 'g> {
     composites: FxHashMap<Dim, Dim>,
 }
 
-type Orphan<'a, 'b> = (&'a mut dyn FnMut(&Dim, &mut Lowering<'b>) -> Dim, &'a mut Lowering<'b>);
-
 impl<'p, 'g> Translation<'p, 'g> {
     fn new(probe: &'p Lowering<'g>, lowering: &mut Lowering, live: &[HostValueId]) -> Result<Self, Reject> {
         let mut this = Translation { probe, symbols: FxHashMap::default(), composites: FxHashMap::default() };
@@ -265,7 +259,7 @@ impl<'p, 'g> Translation<'p, 'g> {
     fn describe(
         &mut self,
         value: HostValueId,
-        mut orphan: Option<Orphan<'_, '_>>,
+        mut orphan: Option<&mut dyn FnMut(&Dim) -> Dim>,
     ) -> Result<(TensorType, Option<Known>), Reject> {
         let name = &self.probe.graph().value(value).name;
         let ty = self.probe.ty(value).ok_or_else(|| Reject::new(format!("{name:?} has no known type")))?;
@@ -273,8 +267,8 @@ impl<'p, 'g> Translation<'p, 'g> {
         for dim in &ty.shape {
             let translated = match (self.translate(dim), &mut orphan) {
                 (Some(dim), _) => dim,
-                (None, Some((orphan, lowering))) => {
-                    let made = orphan(dim, lowering);
+                (None, Some(orphan)) => {
+                    let made = orphan(dim);
                     self.composites.insert(dim.clone(), made.clone());
                     made
                 }

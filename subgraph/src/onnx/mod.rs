@@ -6,7 +6,7 @@ mod read;
 mod tensor;
 
 pub use read::{Model, ModelError, read_model, read_model_bytes, read_model_with};
-pub use tensor::{FileSource, ReadFiles};
+pub use tensor::{FileSource, ReadFiles, read_tensor_bytes};
 
 /// The data type of an ONNX element type number, `None` for those that Engraft does not hold.
 pub fn dtype_of(element_type: i64) -> Option<engraft_network::DType> {

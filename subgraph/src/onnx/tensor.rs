@@ -5,6 +5,7 @@ use std::{fs, io};
 
 use bytes::Bytes;
 use engraft_network::{AlignedBytes, Bytes as SharedBytes};
+use prost::Message;
 use rustc_hash::FxHashMap;
 
 use super::proto::TensorProto;
@@ -118,6 +119,16 @@ impl<'a> ExternalFiles<'a> {
         self.open.insert(path, bytes.clone());
         Ok(bytes)
     }
+}
+
+/// Reads a serialized `TensorProto`, as test data and `.pb` files hold it.
+///
+/// # Errors
+/// [`ModelError`], as for the tensors of a model.
+pub fn read_tensor_bytes(bytes: impl Into<Bytes>) -> Result<Tensor, ModelError> {
+    let proto = TensorProto::decode(bytes.into())?;
+    let name = proto.name.clone().unwrap_or_default();
+    tensor(proto, &name, &mut ExternalFiles::none(&ReadFiles))
 }
 
 /// Converts one tensor.
