@@ -113,11 +113,11 @@ fn conv_transpose(n: &mut NodeLowering) -> Result<()> {
     }
     let strides = sizes(n, "strides", spatial, 1)?;
     let dilations = sizes(n, "dilations", spatial, 1)?;
-    let output_padding = sizes(n, "output_padding", spatial, 0)?;
+    let mut output_padding = sizes(n, "output_padding", spatial, 0)?;
     let padding = match n.ints("output_shape")? {
         None => padding(n, spatial)?,
         Some(shape) => {
-            let pads = pads_for(n, x, w, &shape, &strides, &dilations, &output_padding)?;
+            let pads = pads_for(n, x, w, &shape, &strides, &dilations, &mut output_padding)?;
             ops::Padding::Explicit { begin: pads.0, end: pads.1 }
         }
     };
@@ -134,7 +134,7 @@ fn conv_transpose(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-/// The pads that give the spatial `output_shape` asked for.
+/// The pads that give the spatial `output_shape` asked for; what exceeds the full size is output padding.
 fn pads_for(
     n: &NodeLowering,
     x: ValueId,
@@ -142,7 +142,7 @@ fn pads_for(
     output_shape: &[i64],
     strides: &[usize],
     dilations: &[usize],
-    output_padding: &[usize],
+    output_padding: &mut [usize],
 ) -> Result<(Vec<usize>, Vec<usize>)> {
     let upper = n.string_or("auto_pad", "NOTSET")? == "SAME_UPPER";
     let wanted = &output_shape[output_shape.len().saturating_sub(strides.len())..];

@@ -401,8 +401,15 @@ fn cast_like(n: &mut NodeLowering) -> Result<()> {
 }
 
 fn cast_to(n: &mut NodeLowering, to: DType) -> Result<()> {
-    if n.input_type(0)?.dtype == to {
+    let from = n.input_type(0)?.dtype;
+    if from == to {
         return n.forward(0, 0);
+    }
+    if matches!(to, DType::F8E4M3 | DType::F8E5M2) && n.int_or("saturate", 1)? == 0 {
+        return Err(Reject::new("casting to 8-bit floats without saturation is not supported"));
+    }
+    if from.is_float() && to.bits() == 4 {
+        return Err(Reject::new("casting floats to 4-bit integers is not supported"));
     }
     if let Some(known) = n.known(0).and_then(|known| known.cast(to, n.facts())) {
         n.set_known(0, known);

@@ -1,10 +1,10 @@
 //! Gathers, scatters and their family.
 
-use engraft_network::{BinaryOp, DType, Dim, ValueId, ops};
+use engraft_network::{DType, Dim, ops};
 
 use super::super::Row;
 use super::row;
-use crate::lower::{Known, NodeLowering, Reject};
+use crate::lower::{Known, NodeLowering, Reject, axis};
 
 type Result<T> = std::result::Result<T, Reject>;
 
@@ -34,6 +34,7 @@ pub(super) const ROWS: &[Row] = &[
         n.set(0, y);
         Ok(())
     }),
+    row("Compress", 9, compress),
     row("OneHot", 9, one_hot),
     row("NonZero", 9, |n| {
         let x = n.input(0)?;
@@ -116,7 +117,25 @@ fn scatter_elements(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-/// Negative indices count from the end of the new axis.
+/// The slices along the axis (or the elements, without one) whose condition holds.
+fn compress(n: &mut NodeLowering) -> Result<()> {
+    let (mut x, condition) = (n.input(0)?, n.input(1)?);
+    let axis = match n.int("axis")? {
+        Some(position) => axis(position, n.rank(x))?,
+        None => {
+            let count = n.ty(x).count();
+            x = n.reshape(x, vec![count])?;
+            0
+        }
+    };
+    let indices = n.emit(ops::NonZero, &[condition])?;
+    let count = n.shape(indices)[1].clone();
+    let indices = n.reshape(indices, vec![count])?;
+    let y = n.emit(ops::Gather { axis }, &[x, indices])?;
+    n.set(0, y);
+    Ok(())
+}
+
 fn one_hot(n: &mut NodeLowering) -> Result<()> {
     let depth = match n.dims(1, "the depth")?.as_slice() {
         [depth] => depth.clone(),
@@ -125,18 +144,7 @@ fn one_hot(n: &mut NodeLowering) -> Result<()> {
     let (indices, values) = (n.input(0)?, n.input(2)?);
     let rank = n.rank(indices) + 1;
     let axis = n.axis("axis", -1, rank)?;
-    let indices: ValueId = n.cast(indices, DType::I64)?;
-    let known = Known::scalar(DType::I64, depth.clone());
-    let size = match known.tensor() {
-        Some(tensor) => n.add_constant(tensor),
-        None => {
-            n.emit(ops::ShapeTensor { dims: vec![depth.clone()], scalar: true, dtype: DType::I64 }, &[])?
-        }
-    };
-    let zero = n.scalar(DType::I64, 0.0)?;
-    let negative = n.binary(BinaryOp::Lt, indices, zero)?;
-    let wrapped = n.binary(BinaryOp::Add, indices, size)?;
-    let indices = n.emit(ops::Select, &[negative, wrapped, indices])?;
+    let indices = n.cast(indices, DType::I64)?;
     let y = n.emit(ops::OneHot { axis, depth }, &[indices, values])?;
     n.set(0, y);
     Ok(())

@@ -168,7 +168,13 @@ fn lp_norm(n: &mut NodeLowering) -> Result<()> {
         p => return Err(Reject::new(format!("p = {p} is not supported"))),
     };
     let norm = reduce(n, op, x, vec![axis])?;
-    let y = n.binary(BinaryOp::Div, x, norm)?;
+    // Where the norm is 0 so is the result.
+    let y = n.pointwise(&[x, norm], |e| {
+        let (x, norm, zero) = (e.input(0), e.input(1), e.number(0.0));
+        let empty = e.binary(BinaryOp::Eq, norm, zero);
+        let quotient = e.binary(BinaryOp::Div, x, norm);
+        e.select(empty, zero, quotient)
+    })?;
     n.set(0, y);
     Ok(())
 }

@@ -23,8 +23,24 @@ fn axis_and_block(n: &NodeLowering, rank: usize, scale: ValueId) -> Result<(usiz
     Ok((position, block))
 }
 
+/// Scale and zero point, where either has one element both as scalars.
+fn parameters(n: &mut NodeLowering) -> Result<(ValueId, Option<ValueId>)> {
+    let (mut scale, mut zero_point) = (n.input(1)?, n.optional(2)?);
+    let single = |n: &NodeLowering, value| n.ty(value).count().fixed() == Some(1);
+    if let Some(zero) = &mut zero_point
+        && n.rank(scale) != n.rank(*zero)
+        && single(n, scale)
+        && single(n, *zero)
+    {
+        scale = n.reshape(scale, Vec::new())?;
+        *zero = n.reshape(*zero, Vec::new())?;
+    }
+    Ok((scale, zero_point))
+}
+
 fn quantize(n: &mut NodeLowering) -> Result<()> {
-    let (x, scale, zero_point) = (n.input(0)?, n.input(1)?, n.optional(2)?);
+    let x = n.input(0)?;
+    let (scale, zero_point) = parameters(n)?;
     let to = match (zero_point, n.int_or("output_dtype", 0)?) {
         (Some(zero), _) => n.dtype(zero),
         (None, 0) => DType::U8,
@@ -39,7 +55,8 @@ fn quantize(n: &mut NodeLowering) -> Result<()> {
 }
 
 fn dequantize(n: &mut NodeLowering) -> Result<()> {
-    let (x, scale, zero_point) = (n.input(0)?, n.input(1)?, n.optional(2)?);
+    let x = n.input(0)?;
+    let (scale, zero_point) = parameters(n)?;
     let (axis, block) = axis_and_block(n, n.rank(x), scale)?;
     let inputs: Vec<ValueId> = [x, scale].into_iter().chain(zero_point).collect();
     let y = n.emit(ops::Dequantize { axis, block, zero_point: zero_point.is_some() }, &inputs)?;

@@ -412,7 +412,12 @@ fn space_to_depth(n: &mut NodeLowering) -> Result<()> {
     let (h, w) = (height.floor_div(&b), width.floor_div(&b));
     let y =
         n.reshape(x, vec![batch.clone(), channels.clone(), h.clone(), b.clone(), w.clone(), b.clone()])?;
-    let y = n.transpose(y, &[0, 3, 5, 1, 2, 4])?;
+    let perm = match n.string_or("mode", "DCR")? {
+        "DCR" => [0, 3, 5, 1, 2, 4],
+        "CRD" => [0, 1, 3, 5, 2, 4],
+        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+    };
+    let y = n.transpose(y, &perm)?;
     let y = n.reshape(y, vec![batch.clone(), channels.mul(&b).mul(&b), h, w])?;
     n.set(0, y);
     Ok(())
