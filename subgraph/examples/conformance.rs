@@ -77,10 +77,11 @@ fn attempt(folder: &Path, constant_operands: bool) -> Outcome {
             .collect()
     };
     let graph = &model.graph;
-    let (inputs, expected) = match (tensors("input", graph.inputs.len()), tensors("output", graph.outputs.len())) {
-        (Ok(inputs), Ok(outputs)) => (inputs, outputs),
-        (Err(error), _) | (_, Err(error)) => return Outcome::Refused(error),
-    };
+    let (inputs, expected) =
+        match (tensors("input", graph.inputs.len()), tensors("output", graph.outputs.len())) {
+            (Ok(inputs), Ok(outputs)) => (inputs, outputs),
+            (Err(error), _) | (_, Err(error)) => return Outcome::Refused(error),
+        };
     let arguments: Option<Vec<Tensor>> = segment
         .inputs
         .iter()

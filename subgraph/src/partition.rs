@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use rustc_hash::FxHashMap;
 
 use crate::cluster::{Dag, cluster};
-use crate::cost::{
-    Capability, SEGMENT_NANOSECONDS, Work, bytes_at, host_nanoseconds, work,
-};
+use crate::cost::{Capability, SEGMENT_NANOSECONDS, Work, bytes_at, host_nanoseconds, work};
 use crate::lower::{Lowering, Reject};
 use crate::report::{NodePlacement, Placement, PlacementReport, SegmentSummary};
 use crate::segment::{Fault, Segment, Uses, build};
