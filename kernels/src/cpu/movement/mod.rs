@@ -2,9 +2,14 @@
 //! every dtype of whole bytes is served alike.
 
 mod blocks;
+mod combine;
+mod gather;
+mod index;
+mod scatter;
 mod strided;
 mod tasks;
 mod views;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -13,5 +18,5 @@ use crate::Tactic;
 
 /// The family's rows of the catalog.
 pub fn tactics() -> &'static [&'static dyn Tactic] {
-    &[&views::Views]
+    &[&views::Views, &gather::Gathers, &scatter::Scatters]
 }
