@@ -9,7 +9,8 @@ use half::{bf16, f16};
 ///
 /// # Safety
 /// The elements are readable, those of `out` writable.
-pub(super) type Combine = unsafe fn(out: *mut u8, out_stride: isize, with: *const u8, with_stride: isize, count: usize);
+pub(super) type Combine =
+    unsafe fn(out: *mut u8, out_stride: isize, with: *const u8, with_stride: isize, count: usize);
 
 /// A number as it is stored. Arithmetic of integers wraps; a NaN wins over every number.
 trait Number: Copy {

@@ -51,7 +51,11 @@ fn kernel(p: &Problem<'_>) -> Result<GatherKernel, Reject> {
             let before = (0..op.axis).map(|a| (x.shape[a], [xs[a], 0, os[a]]));
             let chosen = (0..indices.rank()).map(|i| (indices.shape[i], [0, is[i], os[op.axis + i]]));
             let tuples = Tuples::new(indices.dtype, 0, [(x.shape[op.axis], xs[op.axis])])?;
-            (Walk::new(before.chain(chosen)), tuples, Block::new(x, op.axis + 1, out, op.axis + indices.rank()))
+            (
+                Walk::new(before.chain(chosen)),
+                tuples,
+                Block::new(x, op.axis + 1, out, op.axis + indices.rank()),
+            )
         }
         Op::GatherElements(op) => {
             let shared = |a: usize| if a == op.axis { 0 } else { xs[a] };
@@ -89,7 +93,9 @@ impl Kernel for GatherKernel {
                 // SAFETY: the walk stays inside of the indices and the result, checked tuples inside of x.
                 unsafe {
                     match self.tuples.offset(indices.offset(oi + j * si)) {
-                        Ok(offset) => self.block.copy(x.offset(ox + j * sx + offset), out.offset(oo + j * so)),
+                        Ok(offset) => {
+                            self.block.copy(x.offset(ox + j * sx + offset), out.offset(oo + j * so))
+                        }
                         Err(error) => {
                             outcome = Err(error);
                             return;

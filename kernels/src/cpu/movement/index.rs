@@ -42,7 +42,11 @@ impl Tuples {
             // SAFETY: a member of the tuple; nothing is said of alignment.
             let index = unsafe {
                 let member = at.offset(k as isize * self.stride);
-                if self.wide { member.cast::<i64>().read_unaligned() } else { i64::from(member.cast::<i32>().read_unaligned()) }
+                if self.wide {
+                    member.cast::<i64>().read_unaligned()
+                } else {
+                    i64::from(member.cast::<i32>().read_unaligned())
+                }
             };
             let place = if index < 0 { index.wrapping_add(size as i64) } else { index };
             if place as u64 >= size as u64 {

@@ -3,11 +3,15 @@
 
 mod blocks;
 mod combine;
+mod cumulative;
 mod gather;
+mod generate;
 mod index;
+mod resize;
 mod scatter;
 mod strided;
 mod tasks;
+mod top_k;
 mod views;
 mod walk;
 
@@ -18,5 +22,14 @@ use crate::Tactic;
 
 /// The family's rows of the catalog.
 pub fn tactics() -> &'static [&'static dyn Tactic] {
-    &[&views::Views, &gather::Gathers, &scatter::Scatters]
+    &[
+        &views::Views,
+        &gather::Gathers,
+        &scatter::Scatters,
+        &generate::Generators,
+        &cumulative::Scans,
+        &top_k::Selection,
+        &resize::Nearest,
+        &resize::Interpolation,
+    ]
 }

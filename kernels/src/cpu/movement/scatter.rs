@@ -37,7 +37,12 @@ struct Lanes {
 enum Write {
     Replace(Block),
     /// Combined elements: how, how many, and their distance in the result and the updates.
-    Combine { how: Combine, count: usize, out: isize, updates: isize },
+    Combine {
+        how: Combine,
+        count: usize,
+        out: isize,
+        updates: isize,
+    },
 }
 
 impl Tactic for Scatters {
@@ -74,10 +79,8 @@ fn kernel(p: &Problem<'_>) -> Result<ScatterKernel, Reject> {
     let (is, us, os) = (byte_strides(indices), byte_strides(updates), byte_strides(out));
     let e = out.dtype.bits() / 8;
     let xs = byte_strides(x);
-    let base = StridedCopy::new(
-        e,
-        (0..out.rank()).map(|a| Axis { size: out.shape[a], src: xs[a], dst: os[a] }),
-    );
+    let base =
+        StridedCopy::new(e, (0..out.rank()).map(|a| Axis { size: out.shape[a], src: xs[a], dst: os[a] }));
     let (walk, tuples, write, lanes) = match p.op {
         Op::ScatterElements(op) => {
             let shared = |a: usize| if a == op.axis { 0 } else { os[a] };
@@ -128,7 +131,12 @@ fn combined(
         return Err(Reject::new("a combination of blocks at strides"));
     }
     let [out_stride, update_stride] = block.strides();
-    Ok(Write::Combine { how: combine(how, out.dtype)?, count: block.count(), out: out_stride, updates: update_stride })
+    Ok(Write::Combine {
+        how: combine(how, out.dtype)?,
+        count: block.count(),
+        out: out_stride,
+        updates: update_stride,
+    })
 }
 
 impl Kernel for ScatterKernel {
@@ -162,7 +170,12 @@ impl Kernel for ScatterKernel {
 impl ScatterKernel {
     /// # Safety
     /// The walk, and all places inside of the axes that tuples index, lie inside of the views at these pointers.
-    unsafe fn scatter(&self, indices: *const u8, updates: *const u8, out: *mut u8) -> Result<(), KernelError> {
+    unsafe fn scatter(
+        &self,
+        indices: *const u8,
+        updates: *const u8,
+        out: *mut u8,
+    ) -> Result<(), KernelError> {
         let [so, si, su] = self.walk.strides();
         let mut outcome = Ok(());
         self.walk.rows(0..self.walk.count(), |[oo, oi, ou], len| {

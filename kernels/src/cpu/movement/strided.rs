@@ -303,7 +303,7 @@ unsafe fn store(p: *mut u8, x: [u8; 16]) {
 ///
 /// # Safety
 /// Every element is readable and writable.
-unsafe fn elements(element: usize, axis: Axis, src: *const u8, dst: *mut u8) {
+pub(super) unsafe fn elements(element: usize, axis: Axis, src: *const u8, dst: *mut u8) {
     /// # Safety
     /// As above, for elements of `N` bytes.
     unsafe fn typed<const N: usize>(axis: Axis, src: *const u8, dst: *mut u8) {
