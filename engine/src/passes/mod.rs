@@ -8,8 +8,10 @@ mod canonical;
 mod cse;
 mod epilogue;
 mod fold;
+mod layout;
 mod movement;
 mod open;
+mod patterns;
 mod region;
 mod sweep;
 mod transpose;
@@ -80,6 +82,7 @@ type Pass = fn(&mut Network) -> Result<usize, NetworkError>;
 
 /// Rounds of a clean-up that feeds itself; networks of the usual exporters need two to four.
 const MAX_ROUNDS: usize = 12;
+const MAX_LAYOUT_ROUNDS: usize = 5;
 
 /// Brings the network into the form that tactics are selected for. Node and value ids change; inputs and outputs keep
 /// their order and types.
@@ -88,9 +91,13 @@ pub fn optimize(net: &mut Network, options: &PassOptions) -> Result<Report, Pass
     p.report.nodes_before = p.net.node_count();
     p.once("open", open::run)?;
     p.clean()?;
+    p.patterns()?;
+    p.clean()?;
+    p.layout()?;
     p.once("fold weights", |net| fold::run(net, true))?;
     p.once("affine", affine::run)?;
     p.clean()?;
+    p.once("norm affine", patterns::absorb_affine)?;
     p.once("region", region::run)?;
     p.once("epilogue", epilogue::run)?;
     p.net.compact();
@@ -114,6 +121,31 @@ impl Pipeline<'_> {
         }
         self.report.passes.push(PassReport { pass, changes, nodes: self.net.node_count(), micros });
         Ok(changes)
+    }
+
+    /// Composite functions, inner ones first.
+    fn patterns(&mut self) -> Result<(), PassError> {
+        for _ in 0..MAX_ROUNDS {
+            if self.once("patterns", patterns::run)? == 0 {
+                break;
+            }
+        }
+        self.once("norm affine", patterns::absorb_affine)?;
+        self.once("attention", patterns::attention)?;
+        Ok(())
+    }
+
+    /// Transpositions sink until they stay where they are.
+    fn layout(&mut self) -> Result<(), PassError> {
+        for _ in 0..MAX_LAYOUT_ROUNDS {
+            if self.once("layout", layout::run)? == 0 {
+                break;
+            }
+            self.once("movement", movement::run)?;
+            self.once("cse", cse::run)?;
+        }
+        self.once("free transposes", layout::free_transposes)?;
+        Ok(())
     }
 
     /// Folding, neutral operators and common subexpressions, until nothing changes.

@@ -133,6 +133,7 @@ impl Sweep<'_> {
         }
         self.patch.replace(old, new)?;
         let new = self.patch.resolve(new);
+        self.revive(new);
         let moved = self.uses[old.index()] - self.fixed_reads[old.index()];
         self.uses[new.index()] += moved;
         self.uses[old.index()] -= moved;

@@ -1,0 +1,210 @@
+//! Scaled dot-product attention: `softmax(q k^T * scale + mask) v`.
+//!
+//! Exporters put the scale on the scores, on the queries, on both operands as its square root, or before the transposition
+//! of the keys; masks are added, or chosen by a condition. All that is read off the chain from the softmax back to
+//! the operands. Transpositions of heads stay where they are: beside the operator, as views.
+
+use super::super::sweep::{Sweep, float_constant, join, scalar, sweep};
+use engraft_network::ops::{Attention, Binary, MatMul, Reshape, Select, Softmax, Transpose};
+use engraft_network::{BinaryOp, DType, Dim, Network, NetworkError, NodeId, Op, Scalar, TensorType, ValueId};
+
+/// A masked score may be this or lower: its weight is zero wherever a row has any other.
+const MASKED: f64 = -1e9;
+
+pub(in super::super) fn run(net: &mut Network) -> Result<usize, NetworkError> {
+    sweep(net, &mut |s, id| {
+        let Some(found) = find(s, id) else { return Ok(()) };
+        found.build(s, id)
+    })
+}
+
+/// One step from the softmax back to the product.
+enum Mask {
+    Added(ValueId),
+    /// `condition ? scores : low`, or with `inverted` the other way round.
+    Chosen {
+        condition: ValueId,
+        low: f64,
+        inverted: bool,
+    },
+}
+
+struct Found {
+    names: Vec<String>,
+    q: ValueId,
+    k: ValueId,
+    v: ValueId,
+    /// Keys as `[.., D, S]`.
+    k_transposed: bool,
+    scale: f64,
+    masks: Vec<Mask>,
+}
+
+fn plain(m: &MatMul) -> bool {
+    !m.epilogue.bias && m.epilogue.post.is_none()
+}
+
+fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
+    let node = s.node(id)?;
+    let Op::MatMul(weighted) = &node.op else { return None };
+    if !plain(weighted) || weighted.trans_a || weighted.trans_b {
+        return None;
+    }
+    let (p, v) = (node.inputs[0], node.inputs[1]);
+    let ty = s.ty(p);
+    let rank = ty.rank();
+    if !(3..=4).contains(&rank) || s.ty(v).rank() != rank || ty.dtype != DType::F32 {
+        return None;
+    }
+    let single = |v: ValueId| {
+        let (id, n) = s.producer(v)?;
+        (s.uses(v) == 1 && !s.is_pinned(id)).then_some(n)
+    };
+    let softmax = single(p)?;
+    if softmax.op != Op::Softmax(Softmax { axis: rank - 1, log: false }) {
+        return None;
+    }
+    let mut names = vec![node.name.clone(), softmax.name.clone()];
+    let mut at = softmax.inputs[0];
+    let (mut scale, mut masks) = (1.0, Vec::new());
+    let product = loop {
+        let n = single(at)?;
+        if s.ty(at) != ty {
+            return None;
+        }
+        names.push(n.name.clone());
+        match &n.op {
+            Op::MatMul(m) if plain(m) && !m.trans_a => break (n, m),
+            Op::Binary(Binary { op: op @ (BinaryOp::Mul | BinaryOp::Div) }) => {
+                let c = scalar(s.net(), n.inputs[1])?;
+                scale *= if *op == BinaryOp::Mul { c } else { 1.0 / c };
+                if !scale.is_finite() {
+                    return None;
+                }
+                at = n.inputs[0];
+            }
+            // A factor outside of a mask would scale the mask as well.
+            Op::Binary(Binary { op: BinaryOp::Add }) if scale == 1.0 => {
+                let (a, b) = (n.inputs[0], n.inputs[1]);
+                let scores = |v: ValueId| {
+                    s.ty(v) == ty
+                        && s.producer(v).is_some_and(|(_, n)| {
+                            matches!(n.op, Op::MatMul(_) | Op::Binary(_) | Op::Select(_))
+                        })
+                };
+                let (next, mask) = if scores(a) && leads_to_product(s, a) { (a, b) } else { (b, a) };
+                masks.push(Mask::Added(mask));
+                at = next;
+            }
+            Op::Select(_) if scale == 1.0 => {
+                let (condition, a, b) = (n.inputs[0], n.inputs[1], n.inputs[2]);
+                let (next, low, inverted) = match (scalar(s.net(), a), scalar(s.net(), b)) {
+                    (None, Some(low)) => (a, low, false),
+                    (Some(low), None) => (b, low, true),
+                    _ => return None,
+                };
+                if low > MASKED {
+                    return None;
+                }
+                masks.push(Mask::Chosen { condition, low, inverted });
+                at = next;
+            }
+            _ => return None,
+        }
+    };
+    let (n, m) = product;
+    let (q, sq) = unscaled(s, n.inputs[0]);
+    let (k, sk) = unscaled(s, n.inputs[1]);
+    if s.ty(q).rank() != rank || s.ty(k).rank() != rank {
+        return None;
+    }
+    let batch = |t: &TensorType| t.shape[..rank - 2].to_vec();
+    if batch(s.ty(q)) != batch(ty) || batch(s.ty(k)) != batch(ty) || batch(s.ty(v)) != batch(ty) {
+        return None;
+    }
+    names.reverse();
+    Some(Found { names, q, k, v, k_transposed: !m.trans_b, scale: scale * sq * sk, masks })
+}
+
+/// True if a product of two matrices is found going back along first operands.
+fn leads_to_product(s: &Sweep<'_>, v: ValueId) -> bool {
+    let mut v = v;
+    for _ in 0..6 {
+        let Some((_, n)) = s.producer(v) else { return false };
+        match &n.op {
+            Op::MatMul(_) => return true,
+            Op::Binary(_) => v = n.inputs[0],
+            Op::Select(_) => {
+                v = if scalar(s.net(), n.inputs[1]).is_some() { n.inputs[2] } else { n.inputs[1] }
+            }
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// A value without a constant factor, and the factor.
+fn unscaled(s: &Sweep<'_>, v: ValueId) -> (ValueId, f64) {
+    if s.uses(v) == 1
+        && let Some((_, n)) = s.producer(v)
+        && let Op::Binary(Binary { op: op @ (BinaryOp::Mul | BinaryOp::Div) }) = n.op
+        && let Some(c) = scalar(s.net(), n.inputs[1])
+        && s.ty(n.inputs[0]) == s.ty(v)
+    {
+        return (n.inputs[0], if op == BinaryOp::Mul { c } else { 1.0 / c });
+    }
+    (v, 1.0)
+}
+
+impl Found {
+    fn build(self, s: &mut Sweep<'_>, id: NodeId) -> Result<(), NetworkError> {
+        let Some(out) = s.node(id).map(|n| n.outputs[0]) else { return Ok(()) };
+        let name = join(self.names.iter().map(String::as_str));
+        let dtype = s.ty(out).dtype;
+        let rank = s.ty(out).rank();
+        let mut k = self.k;
+        if self.k_transposed {
+            let mut perm: Vec<usize> = (0..rank).collect();
+            perm.swap(rank - 2, rank - 1);
+            k = s.add(name.clone(), Transpose { perm }, &[k])?;
+        }
+        let mut mask: Option<ValueId> = None;
+        for m in &self.masks {
+            let m = match *m {
+                Mask::Added(v) => v,
+                Mask::Chosen { condition, low, inverted } => {
+                    let (Some(zero), Some(low)) =
+                        (float_constant(s, dtype, 0.0), float_constant(s, dtype, low))
+                    else {
+                        return Ok(());
+                    };
+                    let (a, b) = if inverted { (low, zero) } else { (zero, low) };
+                    s.add(name.clone(), Select, &[condition, a, b])?
+                }
+            };
+            mask = Some(match mask {
+                Some(o) => s.add(name.clone(), Binary { op: BinaryOp::Add }, &[o, m])?,
+                None => m,
+            });
+        }
+        let mut inputs = vec![self.q, k, self.v];
+        inputs.extend(mask);
+        if rank == 3 {
+            for v in &mut inputs {
+                let mut shape = s.ty(*v).shape.to_vec();
+                if shape.len() == 3 {
+                    shape.insert(1, Dim::Fixed(1));
+                    *v = s.add(name.clone(), Reshape { shape }, &[*v])?;
+                }
+            }
+        }
+        let op = Attention { scale: Scalar::float(dtype, self.scale), causal: false, mask: mask.is_some() };
+        let mut new = s.add(name.clone(), op, &inputs)?;
+        if rank == 3 {
+            let mut shape = s.ty(new).shape.to_vec();
+            shape.remove(1);
+            new = s.add(name, Reshape { shape }, &[new])?;
+        }
+        s.replace(out, new)
+    }
+}
