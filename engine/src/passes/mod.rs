@@ -14,6 +14,8 @@ mod open;
 mod patterns;
 mod region;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod transpose;
 
 use engraft_network::{Network, NetworkError};

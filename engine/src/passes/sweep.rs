@@ -198,11 +198,6 @@ impl Sweep<'_> {
             })
             .collect()
     }
-
-    /// A constant of one element, of any rank.
-    pub fn scalar(&self, v: ValueId) -> Option<f64> {
-        scalar(self.net(), v)
-    }
 }
 
 /// The value of a constant of one element, of any rank.
@@ -277,9 +272,4 @@ pub(super) fn join<'n>(names: impl IntoIterator<Item = &'n str>) -> String {
 /// True if every dim is fixed to 1.
 pub(super) fn all_ones<'d>(dims: impl IntoIterator<Item = &'d Dim>) -> bool {
     dims.into_iter().all(|d| d.fixed() == Some(1))
-}
-
-/// True if the value has exactly one element by type.
-pub(super) fn is_single(ty: &TensorType) -> bool {
-    all_ones(&ty.shape)
 }
