@@ -61,7 +61,8 @@ impl<'a> Builder<'a> {
         writer: &mut ContainerWriter,
     ) -> Result<(), BuildError> {
         let config = self.config;
-        let report = crate::passes::optimize(&mut network, &crate::passes::PassOptions::default())
+        let options = crate::passes::PassOptions { isa: Some(config.isa), ..Default::default() };
+        let report = crate::passes::optimize(&mut network, &options)
             .map_err(|e| BuildError::Pass { pass: e.pass(), reason: e.to_string() })?;
         network.compact();
         let mut program = Program::new(network, config.isa)?;

@@ -18,6 +18,7 @@ mod sweep;
 mod tests;
 mod transpose;
 
+use engraft_kernels::Isa;
 use engraft_network::{Network, NetworkError};
 use serde::Serialize;
 use std::time::Instant;
@@ -40,11 +41,14 @@ impl PassError {
 pub struct PassOptions {
     /// Verify the network after every pass. On in debug builds.
     pub verify: bool,
+    /// The instruction set whose kernels the network is for: a composite operator is formed only where there is a kernel
+    /// for it. `None` forms all of them.
+    pub isa: Option<Isa>,
 }
 
 impl Default for PassOptions {
     fn default() -> PassOptions {
-        PassOptions { verify: cfg!(debug_assertions) }
+        PassOptions { verify: cfg!(debug_assertions), isa: None }
     }
 }
 
@@ -80,8 +84,6 @@ impl Report {
     }
 }
 
-type Pass = fn(&mut Network) -> Result<usize, NetworkError>;
-
 /// Rounds of a clean-up that feeds itself; networks of the usual exporters need two to four.
 const MAX_ROUNDS: usize = 12;
 const MAX_LAYOUT_ROUNDS: usize = 5;
@@ -114,7 +116,11 @@ struct Pipeline<'a> {
 }
 
 impl Pipeline<'_> {
-    fn once(&mut self, pass: &'static str, run: Pass) -> Result<usize, PassError> {
+    fn once(
+        &mut self,
+        pass: &'static str,
+        run: impl FnOnce(&mut Network) -> Result<usize, NetworkError>,
+    ) -> Result<usize, PassError> {
         let start = Instant::now();
         let changes = run(self.net).map_err(|source| PassError { pass, source })?;
         let micros = start.elapsed().as_micros() as u64;
@@ -133,7 +139,8 @@ impl Pipeline<'_> {
             }
         }
         self.once("norm affine", patterns::absorb_affine)?;
-        self.once("attention", patterns::attention)?;
+        let isa = self.options.isa;
+        self.once("attention", |net| patterns::attention(net, isa))?;
         Ok(())
     }
 

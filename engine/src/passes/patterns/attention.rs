@@ -5,16 +5,18 @@
 //! the operands. Transpositions of heads stay where they are: beside the operator, as views.
 
 use super::super::sweep::{Sweep, float_constant, join, scalar, sweep};
+use crate::assess;
+use engraft_kernels::Isa;
 use engraft_network::ops::{Attention, Binary, MatMul, Reshape, Select, Softmax, Transpose};
 use engraft_network::{BinaryOp, DType, Dim, Network, NetworkError, NodeId, Op, Scalar, TensorType, ValueId};
 
 /// A masked score may be this or lower: its weight is zero wherever a row has any other.
 const MASKED: f64 = -1e9;
 
-pub(in super::super) fn run(net: &mut Network) -> Result<usize, NetworkError> {
+pub(in super::super) fn run(net: &mut Network, isa: Option<Isa>) -> Result<usize, NetworkError> {
     sweep(net, &mut |s, id| {
         let Some(found) = find(s, id) else { return Ok(()) };
-        found.build(s, id)
+        found.build(s, id, isa)
     })
 }
 
@@ -157,7 +159,7 @@ fn unscaled(s: &Sweep<'_>, v: ValueId) -> (ValueId, f64) {
 }
 
 impl Found {
-    fn build(self, s: &mut Sweep<'_>, id: NodeId) -> Result<(), NetworkError> {
+    fn build(self, s: &mut Sweep<'_>, id: NodeId, isa: Option<Isa>) -> Result<(), NetworkError> {
         let Some(out) = s.node(id).map(|n| n.outputs[0]) else { return Ok(()) };
         let name = join(self.names.iter().map(String::as_str));
         let dtype = s.ty(out).dtype;
@@ -200,6 +202,11 @@ impl Found {
         }
         let op = Attention { scale: Scalar::float(dtype, self.scale), causal: false, mask: mask.is_some() };
         let mut new = s.add(name.clone(), op, &inputs)?;
+        if let (Some(isa), Some((node, _))) = (isa, s.producer(new))
+            && assess(s.net(), node, isa).is_ok_and(|a| a.reference_only)
+        {
+            return Ok(());
+        }
         if rank == 3 {
             let mut shape = s.ty(new).shape.to_vec();
             shape.remove(1);
