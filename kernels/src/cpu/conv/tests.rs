@@ -7,6 +7,9 @@ use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Source, Strided, Sweep};
 use crate::cpu::pack;
+use crate::cpu::gemm::check::{Given, Random, check, epilogue};
+use engraft_network::ops::{Conv, Epilogue, Padding};
+use engraft_network::{DType, Op};
 use proptest::prelude::*;
 
 fn micros() -> Vec<&'static Micro<f32>> {
@@ -168,6 +171,60 @@ proptest! {
             run(&Sweep::new(micro, n, source.taps(), source.run(), rows, rows), &source, grid, &packed, &mut c, &finish);
         }
         close(&c, &want, k)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn every_tactic_agrees_with_eval(
+        spatial in 1usize..4, batch in 1usize..3, size in [1usize..12, 1usize..12, 1usize..12], kernel in [1usize..4, 1usize..4, 1usize..4],
+        stride in [1usize..4, 1usize..4, 1usize..4], dilation in [1usize..3, 1usize..3, 1usize..3],
+        begin in [0usize..3, 0usize..3, 0usize..3], end in [0usize..3, 0usize..3, 0usize..3], same in 0usize..6,
+        groups in prop_oneof![3 => Just(1usize), 1 => 2usize..5], channels in 1usize..18, outputs in 1usize..24,
+        depthwise in prop_oneof![3 => Just(false), 1 => Just(true)], multiplier in 1usize..3,
+        constant: bool, bias: bool, which in 0usize..16, threads in 1usize..5, gap in 0usize..3, seed in 1u64..u64::MAX,
+        dtype in prop_oneof![5 => Just(DType::F32), 1 => Just(DType::F64)],
+    ) {
+        let mut random = Random(seed);
+        let (groups, channels, outputs) =
+            if depthwise { (channels * 3, 1, multiplier) } else { (groups, channels, outputs) };
+        let take = |a: &[usize; 3]| a[..spatial].to_vec();
+        let (kernel, dilation) = (take(&kernel), take(&dilation));
+        let padding = match same {
+            0 => Padding::SameUpper,
+            1 => Padding::SameLower,
+            _ => Padding::Explicit { begin: take(&begin), end: take(&end) },
+        };
+        let strides = take(&stride);
+        let mut out = vec![batch];
+        for d in 0..spatial {
+            let span = (kernel[d] - 1) * dilation[d] + 1;
+            let (b, e) = padding.resolve(d, size[d], kernel[d], strides[d], dilation[d]);
+            prop_assume!(size[d] + b + e >= span);
+            out.push((size[d] + b + e - span) / strides[d] + 1);
+        }
+        out.push(groups * outputs);
+        let mut x = vec![batch];
+        x.extend(&size[..spatial]);
+        x.push(groups * channels);
+        let mut w = kernel.clone();
+        w.extend([channels, groups * outputs]);
+        let (post, extras) = epilogue(which, dtype, &out);
+        let op = Op::Conv(Conv { strides, dilations: dilation, padding, groups, epilogue: Epilogue { bias, post } });
+        let mut given = vec![Given::new(random.tensor(dtype, &x)), Given::new(random.tensor(dtype, &w))];
+        given[0].gap = gap;
+        given[1].constant = constant;
+        if bias {
+            given.push(Given::new(random.tensor(dtype, &[groups * outputs])));
+        }
+        for shape in &extras {
+            given.push(Given::new(random.tensor(dtype, shape)));
+        }
+        let all = [super::tactics(), crate::cpu::depthwise::tactics()].concat();
+        let taken = check(&all, &op, &given, threads, gap)?;
+        prop_assert!(taken > 0, "nobody took it");
     }
 }
 

@@ -34,9 +34,8 @@ struct DepthwiseKernel<E: 'static> {
     channels: usize,
     /// Output rows (of all images and depths) of one band, and bands.
     band: usize,
-    /// Channel slices of one task.
+    /// Channels of one task.
     slice: usize,
-    slices: usize,
     phases: SmallVec<[usize; 1]>,
 }
 
@@ -90,7 +89,6 @@ impl<E: Number> DepthwiseTactic<E> {
             channels,
             band,
             slice,
-            slices,
             phases,
         })
     }

@@ -143,6 +143,16 @@ struct Extra {
     rows: RowMap,
     /// 1, or 0 where one value serves all columns.
     col: isize,
+    /// Distance of the window's first element from the operand's.
+    offset: isize,
+}
+
+/// Every `step`-th position from `start` on, `count` of them, of one axis of a result: what one pass computes.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    pub start: usize,
+    pub step: usize,
+    pub count: usize,
 }
 
 /// An operator's epilogue, made ready for concrete operands.
@@ -156,8 +166,9 @@ pub struct Finisher<E> {
     isa: Isa,
 }
 
-/// Rows of `desc`, an operand that broadcasts to `shape`, over all axes of `shape` but the last.
-fn rows_of(desc: &TensorDesc, shape: &[usize]) -> Result<(RowMap, isize), Reject> {
+/// Rows of `desc`, an operand that broadcasts to `shape`, over all axes of `shape` but the last, and its column stride
+/// and offset. Axes beyond `windows` are taken whole.
+fn rows_of(desc: &TensorDesc, shape: &[usize], windows: &[Window]) -> Result<(RowMap, isize, isize), Reject> {
     let shift = shape
         .len()
         .checked_sub(desc.rank())
@@ -167,16 +178,28 @@ fn rows_of(desc: &TensorDesc, shape: &[usize]) -> Result<(RowMap, isize), Reject
         _ => 0,
     };
     let last = shape.len() - 1;
-    let rows = RowMap::new((0..last).map(|a| (shape[a], stride(a))))
-        .ok_or_else(|| Reject::new("rows at more than four strides"))?;
-    Ok((rows, if shape[last] == 1 { 0 } else { stride(last) }))
+    let mut offset = 0;
+    let dims = (0..last).map(|a| match windows.get(a) {
+        Some(w) => {
+            offset += w.start as isize * stride(a);
+            (w.count, w.step as isize * stride(a))
+        }
+        None => (shape[a], stride(a)),
+    });
+    let rows = RowMap::new(dims).ok_or_else(|| Reject::new("rows at more than four strides"))?;
+    Ok((rows, if shape[last] == 1 { 0 } else { stride(last) }, offset))
 }
 
-/// Rows of a result or dense-channel operand: the last axis must have stride 1 (or one element).
+/// Rows of a result: the last axis must have stride 1 (or one element).
 pub fn dense_rows(desc: &TensorDesc) -> Result<RowMap, Reject> {
-    let (rows, col) = rows_of(desc, &desc.shape)?;
+    dense_window(desc, &[]).map(|(rows, _)| rows)
+}
+
+/// The same for a window of the leading axes, with the offset of its first row.
+pub fn dense_window(desc: &TensorDesc, windows: &[Window]) -> Result<(RowMap, isize), Reject> {
+    let (rows, col, offset) = rows_of(desc, &desc.shape, windows)?;
     if col == 1 || desc.shape.last() == Some(&1) {
-        Ok(rows)
+        Ok((rows, offset))
     } else {
         Err(Reject::new("last axis is not contiguous"))
     }
@@ -194,6 +217,18 @@ impl<E: Number> Finisher<E> {
         first: usize,
         output: &TensorDesc,
         isa: Isa,
+    ) -> Result<Self, Reject> {
+        Self::windowed(epilogue, inputs, first, output, isa, &[])
+    }
+
+    /// The same for a window of the result; rows are those of the window.
+    pub fn windowed(
+        epilogue: &Epilogue,
+        inputs: &[Operand<'_>],
+        first: usize,
+        output: &TensorDesc,
+        isa: Isa,
+        windows: &[Window],
     ) -> Result<Self, Reject> {
         let mut finisher = Finisher {
             bias: None,
@@ -222,11 +257,11 @@ impl<E: Number> Finisher<E> {
             if desc.dtype != output.dtype {
                 return Err(Reject::new("an epilogue operand of another type"));
             }
-            let (rows, col) = rows_of(desc, &output.shape)?;
+            let (rows, col, offset) = rows_of(desc, &output.shape, windows)?;
             if !matches!(col, 0 | 1) {
                 return Err(Reject::new("an epilogue operand's last axis is not contiguous"));
             }
-            finisher.extras.push(Extra { input: position, rows, col });
+            finisher.extras.push(Extra { input: position, rows, col, offset });
         }
         let mut extra = 0;
         let mut rest = &steps[..];
@@ -287,7 +322,7 @@ impl<E: Number> Finisher<E> {
     /// `args` holds the operands that the finisher was made for.
     pub unsafe fn with<R>(&self, args: &Args<'_>, col0: usize, f: impl FnOnce(&Finish<'_, E>) -> R) -> R {
         let at =
-            |extra: &Extra| args.inputs[extra.input].cast::<E>().wrapping_offset(col0 as isize * extra.col);
+            |extra: &Extra| args.inputs[extra.input].cast::<E>().wrapping_offset(extra.offset + col0 as isize * extra.col);
         let bias = self.bias.map_or(std::ptr::null(), |i| args.inputs[i].cast::<E>().wrapping_add(col0));
         let residual = self.residual.as_ref().map_or(std::ptr::null(), at);
         if self.steps.is_empty() {
@@ -308,67 +343,155 @@ struct Chain<'a, E> {
 impl<E: Number> Post<E> for Chain<'_, E> {
     unsafe fn apply(&self, c: &[*mut E], row: usize, col: usize, cols: usize) {
         debug_assert!(E::CHAINS);
-        // `E` is f32 (the only type with CHAINS); casts keep this generic code out of the type's way.
-        let mut extras: SmallVec<[(*const f32, isize); 2]> = SmallVec::new();
-        for (i, p) in c.iter().enumerate() {
-            extras.clear();
-            for (extra, base) in self.finisher.extras.iter().zip(&self.bases) {
-                let at = extra.rows.offset(row + i) + col as isize * extra.col;
-                extras.push((base.wrapping_offset(at).cast(), extra.col));
-            }
-            let run =
-                Run { steps: &self.finisher.steps, extras: &extras, c: p.wrapping_add(col).cast(), n: cols };
-            dispatch(self.finisher.isa, run);
-        }
+        // `E` is f32, the only type with CHAINS: the casts only say so.
+        let block = Block {
+            steps: &self.finisher.steps,
+            extras: &self.finisher.extras,
+            bases: &self.bases,
+            c,
+            row,
+            col,
+            cols,
+        };
+        dispatch(self.finisher.isa, block);
     }
 }
 
-/// The steps over `n` consecutive values.
-struct Run<'a> {
+/// The steps over columns `col .. col + cols` of the rows from `row` on.
+struct Block<'a, E> {
     steps: &'a [Step],
-    /// First value and column stride of each extra, in the steps' order.
-    extras: &'a [(*const f32, isize)],
-    c: *mut f32,
-    n: usize,
+    extras: &'a [Extra],
+    bases: &'a [*const E],
+    c: &'a [*mut E],
+    row: usize,
+    col: usize,
+    cols: usize,
 }
 
-impl Task for Run<'_> {
+impl<E> Task for Block<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut at = 0;
-        while at < self.n {
-            let n = S::LANES.min(self.n - at);
-            // SAFETY: `n` values from `at` on are part of the row, here and in every extra.
-            unsafe {
-                let p = self.c.add(at);
-                let mut v = if n == S::LANES { s.load(p) } else { s.load_n(p, n) };
-                let mut extra = 0;
-                for step in self.steps {
-                    v = match *step {
-                        Step::Unary(op) => unary(s, op, v),
-                        Step::Literal { op, value, reversed } => {
-                            binary(s, op, v, s.splat(value as f32), reversed)
-                        }
-                        Step::Extra { op, reversed, .. } => {
-                            let (base, col) = self.extras[extra];
-                            extra += 1;
-                            let w = if col == 0 {
-                                s.splat(*base)
-                            } else if n == S::LANES {
-                                s.load(base.add(at))
-                            } else {
-                                s.load_n(base.add(at), n)
-                            };
-                            binary(s, op, v, w, reversed)
-                        }
-                    };
-                }
-                if n == S::LANES { s.store(p, v) } else { s.store_n(p, n, v) }
+        if let [Step::Unary(op)] = *self.steps {
+            // One activation: its code stands in the loop itself.
+            match op {
+                UnaryOp::Silu => self.map(s, Silu),
+                UnaryOp::Sigmoid => self.map(s, Sigmoid),
+                UnaryOp::HardSwish => self.map(s, HardSwish),
+                UnaryOp::Gelu => self.map(s, Gelu),
+                UnaryOp::GeluTanh => self.map(s, GeluTanh),
+                UnaryOp::Tanh => self.map(s, Tanh),
+                other => self.map(s, Any(other)),
             }
-            at += n;
+            return;
         }
+        let mut rows: SmallVec<[*const f32; 2]> = SmallVec::from_elem(std::ptr::null(), self.extras.len());
+        for i in 0..self.c.len() {
+            for ((p, extra), base) in rows.iter_mut().zip(self.extras).zip(self.bases) {
+                let at = extra.rows.offset(self.row + i) + self.col as isize * extra.col;
+                *p = base.wrapping_offset(at).cast();
+            }
+            let c = self.c[i].cast::<f32>().wrapping_add(self.col);
+            for at in (0..self.cols).step_by(S::LANES) {
+                let n = S::LANES.min(self.cols - at);
+                // SAFETY: the row is writable in the block's columns; extras have its rows and columns.
+                unsafe {
+                    let v = load(s, c.wrapping_add(at), n);
+                    let v = self.steps(s, v, &rows, at, n);
+                    store(s, c.wrapping_add(at), n, v);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `p` is readable for `n <= LANES` elements.
+#[inline(always)]
+unsafe fn load<S: Simd>(s: S, p: *const f32, n: usize) -> S::F {
+    // SAFETY: by the caller's contract.
+    unsafe { if n == S::LANES { s.load(p) } else { s.load_n(p, n) } }
+}
+
+/// # Safety
+/// `p` is writable for `n <= LANES` elements.
+#[inline(always)]
+unsafe fn store<S: Simd>(s: S, p: *mut f32, n: usize, v: S::F) {
+    // SAFETY: by the caller's contract.
+    unsafe { if n == S::LANES { s.store(p, v) } else { s.store_n(p, n, v) } }
+}
+
+impl<E> Block<'_, E> {
+    /// All steps on the vector of `n` columns from `at` on; `rows` holds the extras' rows.
+    ///
+    /// # Safety
+    /// Extras are readable there.
+    #[inline(always)]
+    unsafe fn steps<S: Simd>(&self, s: S, mut v: S::F, rows: &[*const f32], at: usize, n: usize) -> S::F {
+        let mut extra = 0;
+        for step in self.steps {
+            v = match *step {
+                Step::Unary(op) => unary(s, op, v),
+                Step::Literal { op, value, reversed } => binary(s, op, v, s.splat(value as f32), reversed),
+                Step::Extra { op, reversed, .. } => {
+                    let (p, col) = (rows[extra], self.extras[extra].col);
+                    extra += 1;
+                    // SAFETY: by the caller's contract.
+                    let w = unsafe { if col == 0 { s.splat(*p) } else { load(s, p.wrapping_add(at), n) } };
+                    binary(s, op, v, w, reversed)
+                }
+            };
+        }
+        v
+    }
+
+    #[inline(always)]
+    fn map<S: Simd>(&self, s: S, f: impl Function) {
+        for c in self.c {
+            let c = c.cast::<f32>().wrapping_add(self.col);
+            let mut at = 0;
+            // SAFETY: the row is writable in the block's columns.
+            unsafe {
+                while at + S::LANES <= self.cols {
+                    s.store(c.add(at), f.of(s, s.load(c.add(at))));
+                    at += S::LANES;
+                }
+                if at < self.cols {
+                    let n = self.cols - at;
+                    s.store_n(c.add(at), n, f.of(s, s.load_n(c.add(at), n)));
+                }
+            }
+        }
+    }
+}
+
+/// A function of one vector: a type, so that it is inlined under the caller's instruction set.
+trait Function: Copy {
+    fn of<S: Simd>(self, s: S, x: S::F) -> S::F;
+}
+
+macro_rules! functions {
+    ($($name:ident),*) => {$(
+        #[derive(Clone, Copy)]
+        struct $name;
+        impl Function for $name {
+            #[inline(always)]
+            fn of<S: Simd>(self, s: S, x: S::F) -> S::F {
+                unary(s, UnaryOp::$name, x)
+            }
+        }
+    )*};
+}
+functions! { Silu, Sigmoid, HardSwish, Gelu, GeluTanh, Tanh }
+
+#[derive(Clone, Copy)]
+struct Any(UnaryOp);
+
+impl Function for Any {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, x: S::F) -> S::F {
+        unary(s, self.0, x)
     }
 }
 

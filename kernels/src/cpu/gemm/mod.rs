@@ -1,10 +1,14 @@
 //! Matrix products on the CPU.
 
+#[cfg(test)]
+pub(crate) mod check;
 pub mod epilogue;
 pub mod lanes;
 pub mod matmul;
 pub mod micro;
 pub mod rows;
 pub mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub use matmul::tactics;
