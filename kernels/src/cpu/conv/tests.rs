@@ -2,12 +2,12 @@
 
 use super::geometry::Geometry;
 use super::source::{Bands, Taps};
+use crate::cpu::gemm::check::{Given, Random, check, epilogue};
 use crate::cpu::gemm::lanes::Elem;
 use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Source, Strided, Sweep};
 use crate::cpu::pack;
-use crate::cpu::gemm::check::{Given, Random, check, epilogue};
 use engraft_network::ops::{Conv, Epilogue, Padding};
 use engraft_network::{DType, Op};
 use proptest::prelude::*;

@@ -20,8 +20,12 @@ impl Random {
         let mut float = || ((self.bits() >> 40) as f64) / f64::from(1u32 << 23) - 1.0;
         match dtype {
             DType::F64 => Tensor::from_slice(shape, &(0..n).map(|_| float()).collect::<Vec<f64>>()),
-            DType::I32 => Tensor::from_slice(shape, &(0..n).map(|_| (float() * 1e6) as i32).collect::<Vec<_>>()),
-            DType::I64 => Tensor::from_slice(shape, &(0..n).map(|_| (float() * 1e12) as i64).collect::<Vec<_>>()),
+            DType::I32 => {
+                Tensor::from_slice(shape, &(0..n).map(|_| (float() * 1e6) as i32).collect::<Vec<_>>())
+            }
+            DType::I64 => {
+                Tensor::from_slice(shape, &(0..n).map(|_| (float() * 1e12) as i64).collect::<Vec<_>>())
+            }
             _ => Tensor::from_slice(shape, &(0..n).map(|_| float() as f32).collect::<Vec<f32>>()),
         }
         .unwrap()
@@ -94,10 +98,8 @@ pub fn check(
     let want = op.eval(&tensors, &[]).map_err(|e| TestCaseError::fail(format!("eval: {e}")))?.remove(0);
     let order: Vec<usize> = (0..want.shape().len()).collect();
     let out = strided(want.dtype(), want.shape(), &order, out_gap);
-    let operands: Vec<Operand<'_>> = given
-        .iter()
-        .map(|g| Operand { desc: g.desc(), constant: g.constant.then_some(&g.tensor) })
-        .collect();
+    let operands: Vec<Operand<'_>> =
+        given.iter().map(|g| Operand { desc: g.desc(), constant: g.constant.then_some(&g.tensor) }).collect();
     let placed: Vec<AlignedBytes> = given.iter().map(|g| place(&g.tensor, &g.desc())).collect();
     let outputs = [out.clone()];
     let mut taken = 0;
@@ -144,7 +146,11 @@ pub fn check(
                 }
             }
             for (room, n) in [(&scratch, kernel.scratch_bytes()), (&workspace, kernel.workspace_bytes())] {
-                prop_assert!(room.as_slice()[n..].iter().all(|&b| b == 0xa5), "{}: wrote past its scratch", t.id());
+                prop_assert!(
+                    room.as_slice()[n..].iter().all(|&b| b == 0xa5),
+                    "{}: wrote past its scratch",
+                    t.id()
+                );
             }
             compare(t.id(), &want, &out, result.as_slice())?;
         }

@@ -321,8 +321,9 @@ impl<E: Number> Finisher<E> {
     /// # Safety
     /// `args` holds the operands that the finisher was made for.
     pub unsafe fn with<R>(&self, args: &Args<'_>, col0: usize, f: impl FnOnce(&Finish<'_, E>) -> R) -> R {
-        let at =
-            |extra: &Extra| args.inputs[extra.input].cast::<E>().wrapping_offset(extra.offset + col0 as isize * extra.col);
+        let at = |extra: &Extra| {
+            args.inputs[extra.input].cast::<E>().wrapping_offset(extra.offset + col0 as isize * extra.col)
+        };
         let bias = self.bias.map_or(std::ptr::null(), |i| args.inputs[i].cast::<E>().wrapping_add(col0));
         let residual = self.residual.as_ref().map_or(std::ptr::null(), at);
         if self.steps.is_empty() {
