@@ -40,6 +40,9 @@ pub(super) unsafe fn transpose(
     }
 }
 
+/// Cache lines of a tile in both directions: long enough for prefetchers, small enough for the second-level cache.
+const TILE: usize = 4;
+
 /// [`transpose`] for elements of `E` bytes, `N = 16 / E` of which fill a vector.
 ///
 /// # Safety
@@ -52,23 +55,59 @@ unsafe fn blocked<const E: usize, const N: usize>(
     dst: *mut u8,
     dst_row: isize,
 ) {
+    let tile = TILE * 64 / E;
     let line = 64 / E;
-    // Lines of the source, then of the destination, are used up while they are in the cache.
-    for p0 in (0..ps).step_by(line) {
-        for q0 in (0..qs).step_by(line) {
-            for q in (q0..qs.min(q0 + line)).step_by(N) {
-                for p in (p0..ps.min(p0 + line)).step_by(N) {
-                    // SAFETY: a block inside the matrices.
-                    unsafe {
-                        let s = src.offset(q as isize * src_row).add(p * E);
-                        let d = dst.offset(p as isize * dst_row).add(q * E);
-                        let (np, nq) = ((ps - p).min(N), (qs - q).min(N));
-                        if np == N && nq == N {
-                            whole::<E, N>(s, src_row, d, dst_row);
-                        } else {
-                            partial::<E, N>(np, nq, s, src_row, d, dst_row);
+    let (whole_p, whole_q) = (ps / N * N, qs / N * N);
+    // SAFETY: blocks, strips and tiles inside the matrices.
+    unsafe {
+        for p1 in (0..whole_p).step_by(tile) {
+            for q1 in (0..whole_q).step_by(tile) {
+                let (pe, qe) = (whole_p.min(p1 + tile), whole_q.min(q1 + tile));
+                // Lines of both sides are used up while they are in the first-level cache.
+                for q0 in (q1..qe).step_by(line) {
+                    for p0 in (p1..pe).step_by(line) {
+                        for q in (q0..qe.min(q0 + line)).step_by(N) {
+                            for p in (p0..pe.min(p0 + line)).step_by(N) {
+                                let s = src.offset(q as isize * src_row).add(p * E);
+                                let d = dst.offset(p as isize * dst_row).add(q * E);
+                                whole::<E, N>(s, src_row, d, dst_row);
+                            }
                         }
                     }
+                }
+            }
+        }
+        let (s, d) = (src.offset(whole_q as isize * src_row), dst.add(whole_q * E));
+        strip::<E>(ps, qs - whole_q, s, E as isize, src_row, d, dst_row, E as isize);
+        let (s, d) = (src.add(whole_p * E), dst.offset(whole_p as isize * dst_row));
+        strip::<E>(whole_q, ps - whole_p, s, src_row, E as isize, d, E as isize, dst_row);
+    }
+}
+
+/// Copies `width` lines of `len` elements, which are closer than the elements of a line on one of the two sides: a part
+/// of all lines at a time, so that what is touched again is still in the cache.
+///
+/// # Safety
+/// Element `i` of line `j` is readable at `src + i * src_step + j * src_line` and writable likewise.
+#[inline(always)]
+unsafe fn strip<const E: usize>(
+    len: usize,
+    width: usize,
+    src: *const u8,
+    src_step: isize,
+    src_line: isize,
+    dst: *mut u8,
+    dst_step: isize,
+    dst_line: isize,
+) {
+    const PART: usize = 256;
+    for from in (0..len).step_by(PART) {
+        for j in 0..width as isize {
+            for i in from as isize..len.min(from + PART) as isize {
+                // SAFETY: as above; byte arrays want no alignment.
+                unsafe {
+                    let x = src.offset(i * src_step + j * src_line).cast::<[u8; E]>().read();
+                    dst.offset(i * dst_step + j * dst_line).cast::<[u8; E]>().write(x);
                 }
             }
         }
@@ -95,31 +134,6 @@ unsafe fn whole<const E: usize, const N: usize>(
         let rows = network::<E, N>(rows);
         for (p, row) in rows.iter().enumerate() {
             dst.offset(p as isize * dst_row).cast::<[u8; 16]>().write(*row);
-        }
-    }
-}
-
-/// A block of `nq` rows of `np` elements at the matrix's edge.
-///
-/// # Safety
-/// As [`transpose`].
-unsafe fn partial<const E: usize, const N: usize>(
-    np: usize,
-    nq: usize,
-    src: *const u8,
-    src_row: isize,
-    dst: *mut u8,
-    dst_row: isize,
-) {
-    let mut rows = [[0u8; 16]; N];
-    // SAFETY: rows of `np` elements are read, of `nq` elements written.
-    unsafe {
-        for (q, row) in rows.iter_mut().enumerate().take(nq) {
-            copy_up_to_16(np * E, src.offset(q as isize * src_row), row.as_mut_ptr());
-        }
-        let rows = network::<E, N>(rows);
-        for (p, row) in rows.iter().enumerate().take(np) {
-            copy_up_to_16(nq * E, row.as_ptr(), dst.offset(p as isize * dst_row));
         }
     }
 }

@@ -135,10 +135,10 @@ impl StridedCopy {
         let parts = self.outer.iter().map(|a| a.size).product::<usize>() as f64;
         let bytes = self.bytes() as f64;
         match self.inner {
-            Inner::Run(run) => parts * (2.0 + run as f64 / 12.0),
-            Inner::Repeat { .. } => parts * 3.0 + bytes / 15.0,
-            Inner::Transpose { .. } => parts * 5.0 + bytes / 6.0,
-            Inner::Elements { element, .. } => parts * 3.0 + bytes / (1.3 * element as f64),
+            Inner::Run(run) => parts * (1.5 + run as f64 / 30.0),
+            Inner::Repeat { .. } => parts * 3.0 + bytes / 40.0,
+            Inner::Transpose { .. } => parts * 5.0 + bytes / 12.0,
+            Inner::Elements { element, .. } => parts * 3.0 + bytes / (1.5 * element as f64),
         }
     }
 
