@@ -118,16 +118,13 @@ impl<'g> Partitioner<'g, '_> {
             }
         }
         for index in 0..self.graph.nodes.len() {
-            if self.refused[index].is_none()
-                && let Err(reject) = self.try_node(&mut lowering, index)
-            {
-                lowering.undefine(index);
-                self.refused[index] = Some(reject);
+            // A node that was refused is lowered all the same: for its work and the types of its outputs.
+            let outcome = self.try_node(&mut lowering, index);
+            if self.refused[index].is_none() {
+                self.refused[index] = outcome.err();
             }
             if self.refused[index].is_some() {
-                for output in self.graph.nodes[index].outputs.iter().flatten() {
-                    let _ = lowering.input_from_host(*output);
-                }
+                lowering.leave_to_host(index);
             }
         }
         let sizes = lowering.network().representative_env();

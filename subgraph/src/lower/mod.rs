@@ -219,10 +219,15 @@ impl<'g> Lowering<'g> {
         Ok((first..self.network.node_bound()).map(|id| NodeId(id as u32)).collect())
     }
 
-    /// Takes back the outputs of a node that was lowered; with [`Lowering::input_from_host`] they become inputs.
-    pub fn undefine(&mut self, index: usize) {
-        for output in self.graph.nodes[index].outputs.iter().flatten() {
-            self.values[output.index()] = None;
+    /// Makes the outputs of a node that stays with the host inputs of the network: of the types and contents that lowering
+    /// it has inferred, else of those that the host states. Outputs of which neither is known stay undefined.
+    pub fn leave_to_host(&mut self, index: usize) {
+        for output in self.graph.nodes[index].outputs.iter().flatten().copied() {
+            match self.values[output.index()].take() {
+                Some(lowered) => self.input(output, lowered.ty, lowered.known),
+                // A value of unknown type or rank only keeps its users with the host.
+                None => drop(self.input_from_host(output)),
+            }
         }
     }
 

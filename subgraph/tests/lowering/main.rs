@@ -1,0 +1,6 @@
+//! Graphs through dialect and partitioner, judged by the reference evaluation.
+
+mod builder;
+mod operators;
+mod partitioning;
+mod shapes;
