@@ -95,7 +95,12 @@ impl Builder {
         made
     }
 
-    pub fn node(&mut self, op_type: &str, inputs: &[HostValueId], attributes: &[(&str, Attribute)]) -> HostValueId {
+    pub fn node(
+        &mut self,
+        op_type: &str,
+        inputs: &[HostValueId],
+        attributes: &[(&str, Attribute)],
+    ) -> HostValueId {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         self.node_of(op_type, &inputs, attributes, 1)[0]
     }
@@ -154,8 +159,11 @@ pub fn execute(graph: &HostGraph, parts: &Partition, inputs: &[Tensor]) -> Vec<T
         segments.retain(|&segment| {
             let segment = &parts.segments[segment];
             // A host hands a fused node all values that come from outside, whether the network reads them or not.
-            let made: Vec<HostValueId> =
-                segment.nodes.iter().flat_map(|&node| graph.nodes[node].outputs.iter().flatten().copied()).collect();
+            let made: Vec<HostValueId> = segment
+                .nodes
+                .iter()
+                .flat_map(|&node| graph.nodes[node].outputs.iter().flatten().copied())
+                .collect();
             let mut border = segment.nodes.iter().flat_map(|&node| graph.nodes[node].uses());
             if !border.all(|value| made.contains(&value) || values.contains_key(&value)) {
                 return true;
@@ -174,7 +182,8 @@ fn host(graph: &HostGraph, node: &HostNode, values: &HashMap<HostValueId, Tensor
     if node.op_type == "Host" {
         return vec![values[&node.inputs[0].unwrap()].clone()];
     }
-    let mut alone = HostGraph { values: graph.values.clone(), opsets: graph.opsets.clone(), ..HostGraph::default() };
+    let mut alone =
+        HostGraph { values: graph.values.clone(), opsets: graph.opsets.clone(), ..HostGraph::default() };
     for value in node.uses() {
         alone.values[value.index()].constant = Some(values[&value].clone());
     }

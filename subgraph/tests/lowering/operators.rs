@@ -49,7 +49,8 @@ fn activations_follow_their_formulas() {
         x if x > 0.3 => x - 0.1,
         _ => 0.0,
     });
-    let tanh = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh());
+    let tanh =
+        |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh());
     check("Gelu", &[("approximate", text("tanh"))], &tanh);
 }
 
@@ -117,7 +118,8 @@ fn splits() {
     for value in even.into_iter().chain(uneven) {
         b.output(value);
     }
-    let shapes: Vec<Vec<usize>> = run(&b, &[ramp(&[5, 2])]).iter().map(|part| part.shape().to_vec()).collect();
+    let shapes: Vec<Vec<usize>> =
+        run(&b, &[ramp(&[5, 2])]).iter().map(|part| part.shape().to_vec()).collect();
     assert_eq!(shapes, [[3, 2], [2, 2], [1, 2], [4, 2]]);
 }
 
@@ -228,7 +230,12 @@ fn recurrent_layers_keep_their_layouts() {
         let w = b.constant(floats(&[1, 4, 2], &[0.0; 8]));
         let r = b.constant(floats(&[1, 4, 1], &[0.0; 4]));
         let bias = b.constant(floats(&[1, 8], &[0., 0., 0., 1., 0., 0., 0., 0.]));
-        let y = b.node_of("LSTM", &[Some(x), Some(w), Some(r), Some(bias)], &[("layout", int(layout)), ("hidden_size", int(1))], 3);
+        let y = b.node_of(
+            "LSTM",
+            &[Some(x), Some(w), Some(r), Some(bias)],
+            &[("layout", int(layout)), ("hidden_size", int(1))],
+            3,
+        );
         for value in y {
             b.output(value);
         }
@@ -257,7 +264,8 @@ fn layer_norm_may_tell_its_statistics() {
     let mut b = Builder::new(17);
     let x = b.input("x", DType::F32, &[sym("n"), fix(4)]);
     let scale = b.constant(floats(&[4], &[1.0; 4]));
-    let y = b.node_of("LayerNormalization", &[Some(x), Some(scale)], &[("epsilon", Attribute::Float(0.0))], 3);
+    let y =
+        b.node_of("LayerNormalization", &[Some(x), Some(scale)], &[("epsilon", Attribute::Float(0.0))], 3);
     for value in y {
         b.output(value);
     }

@@ -28,8 +28,7 @@ fn excluded_and_unknown_operators_stay_with_their_reasons() {
     let text = parts.report.to_string();
     assert!(text.contains("2 of 4 nodes in 2 segments"), "{text}");
     let x = ramp(&[2, 4]);
-    let want: Vec<f32> =
-        (0..8).map(|index| (x.get_f64(index).max(0.0).tanh().exp()) as f32).collect();
+    let want: Vec<f32> = (0..8).map(|index| (x.get_f64(index).max(0.0).tanh().exp()) as f32).collect();
     close(&execute(&b.graph, &parts, &[x])[0], &want);
 }
 
@@ -45,7 +44,10 @@ fn small_segments_stay_with_the_host() {
     let options = PartitionOptions { min_subgraph_size: 2, ..maximal() };
     assert_eq!(partition(&b.graph, &AcceptAll, &options).segments.len(), 1);
     let profit = PartitionOptions { policy: PartitionPolicy::Profit, ..PartitionOptions::default() };
-    assert!(partition(&b.graph, &AcceptAll, &profit).segments.is_empty(), "4 elements are not worth a segment");
+    assert!(
+        partition(&b.graph, &AcceptAll, &profit).segments.is_empty(),
+        "4 elements are not worth a segment"
+    );
 }
 
 #[test]

@@ -114,7 +114,8 @@ fn slices_are_clamped() {
             let mut b = Builder::new(13);
             let size = if fixed { fix(5) } else { sym("n") };
             let x = b.input("x", DType::F32, &[size]);
-            let (starts, ends, axes, steps) = (b.ints(&[start]), b.ints(&[end]), b.ints(&[0]), b.ints(&[step]));
+            let (starts, ends, axes, steps) =
+                (b.ints(&[start]), b.ints(&[end]), b.ints(&[0]), b.ints(&[step]));
             let y = b.node("Slice", &[x, starts, ends, axes, steps], &[]);
             b.output(y);
             close(&run(&b, &[floats(&[5], &[0., 1., 2., 3., 4.])])[0], want);
@@ -133,9 +134,13 @@ fn slices_by_input_are_clamped() {
     let parts = partition(&b.graph, &AcceptAll, &maximal());
     assert_eq!(parts.report.taken, 1, "{}", parts.report);
     let x = floats(&[5], &[0., 1., 2., 3., 4.]);
-    for (start, end, want) in
-        [(-2, 5, &[3.0f32, 4.0][..]), (0, -4, &[0.0]), (1, 3, &[1.0, 2.0]), (4, 2, &[]), (-9, 9, &[0., 1., 2., 3., 4.])]
-    {
+    for (start, end, want) in [
+        (-2, 5, &[3.0f32, 4.0][..]),
+        (0, -4, &[0.0]),
+        (1, 3, &[1.0, 2.0]),
+        (4, 2, &[]),
+        (-9, 9, &[0., 1., 2., 3., 4.]),
+    ] {
         let arguments = [x.clone(), ints(&[1], &[start]), ints(&[1], &[end])];
         close(&execute(&b.graph, &parts, &arguments)[0], want);
     }
