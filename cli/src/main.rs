@@ -32,10 +32,16 @@ fn main() -> ExitCode {
     match dispatch(&arguments.command, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            let mut told = error.to_string();
+            eprintln!("error: {told}");
             let mut source = error.source();
             while let Some(cause) = source {
-                eprintln!("  because: {cause}");
+                // Some errors say in their own words what caused them.
+                let text = cause.to_string();
+                if !told.contains(&text) {
+                    eprintln!("  because: {text}");
+                    told = text;
+                }
                 source = cause.source();
             }
             error.exit_code()

@@ -46,6 +46,9 @@ struct Comparison {
 pub fn run(arguments: &Run, output: Output) -> Result<(), CliError> {
     let loaded = standalone::load(&arguments.model, &arguments.engine.options)?;
     let names: Vec<String> = loaded.engine.outputs().iter().map(|binding| binding.name.clone()).collect();
+    if let Some(path) = &arguments.output {
+        check_store(path, names.len())?;
+    }
     let inputs = inputs::gather(&arguments.inputs, &declarations(&loaded.engine))?;
     let mut execution = Execution::new(loaded.engine, inputs, arguments.engine.threads, &arguments.model);
     let tensors = execution.outputs()?;
@@ -68,19 +71,25 @@ pub fn run(arguments: &Run, output: Output) -> Result<(), CliError> {
     }
 }
 
-fn store(path: &Path, names: &[String], tensors: &[Tensor]) -> Result<(), CliError> {
-    if path.extension().is_some_and(|extension| extension == "npy") {
-        return match tensors {
-            [tensor] => npy::write_npy(path, tensor).map_err(CliError::array(path)),
-            _ => Err(CliError::Usage(format!(
-                "--output {}: there are {} outputs, which take an .npz",
-                path.display(),
-                tensors.len()
-            ))),
-        };
+/// A file for one array cannot take several.
+fn check_store(path: &Path, outputs: usize) -> Result<(), CliError> {
+    if is_npy(path) && outputs != 1 {
+        let path = path.display();
+        return Err(CliError::Usage(format!("--output {path}: there are {outputs} outputs, which take an .npz")));
     }
-    let arrays = names.iter().map(String::as_str).zip(tensors);
-    npy::write_npz(path, arrays).map_err(CliError::array(path))
+    Ok(())
+}
+
+fn store(path: &Path, names: &[String], tensors: &[Tensor]) -> Result<(), CliError> {
+    let written = match tensors {
+        [tensor] if is_npy(path) => npy::write_npy(path, tensor),
+        _ => npy::write_npz(path, names.iter().map(String::as_str).zip(tensors)),
+    };
+    written.map_err(CliError::array(path))
+}
+
+fn is_npy(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "npy")
 }
 
 fn compare_with(
@@ -89,7 +98,7 @@ fn compare_with(
     tensors: &[Tensor],
     tolerance: f64,
 ) -> Result<Comparison, CliError> {
-    let references = if path.extension().is_some_and(|extension| extension == "npy") {
+    let references = if is_npy(path) {
         let [name] = names else {
             return Err(CliError::Usage(format!(
                 "--reference {}: there are {} outputs, which an .npz has by name",

@@ -52,16 +52,48 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
     stages.finish()
 }
 
-/// The folders of Python tests: those below tests/ that hold `test_*.py`.
+/// The Python tests below tests/, with the wheel that `environment` has and the command built now. Each folder runs in
+/// a process of its own: what its tests register or enable holds for a whole process.
 fn pytest(workspace: &Workspace, environment: &Environment) -> Result<(), Error> {
+    process::run(
+        "building the command",
+        workspace.cargo().args(["build", "--quiet", "--package", "engraft-cli"]),
+    )?;
     let cache = scratch(workspace, "test-cache")?;
-    let mut command = environment.command();
-    command
-        .current_dir(&workspace.root)
-        .args(["-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-q", "tests"])
-        .env("ENGRAFT_CACHE_DIR", cache)
-        .env("ENGRAFT_ZOO", workspace.zoo());
-    process::run("pytest", &mut command)
+    let mut failure = Ok(());
+    for folder in python_tests(workspace)? {
+        println!("--- {}", folder.strip_prefix(&workspace.root).unwrap_or(&folder).display());
+        let mut command = environment.command();
+        command
+            .current_dir(&workspace.root)
+            .args(["-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-q"])
+            .arg(&folder)
+            .env("ENGRAFT_CACHE_DIR", &cache)
+            .env("ENGRAFT_CLI", workspace.target.join("debug/engraft"))
+            .env("ENGRAFT_ZOO", workspace.zoo());
+        failure = failure.and(process::run("pytest", &mut command));
+    }
+    failure
+}
+
+/// The folders below tests/ that hold `test_*.py`.
+fn python_tests(workspace: &Workspace) -> Result<Vec<PathBuf>, Error> {
+    let list = |folder: &Path| -> Result<Vec<PathBuf>, Error> {
+        let entries = fs::read_dir(folder).map_err(Error::file("read", folder))?;
+        Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
+    };
+    let is_test = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("test_") && name.ends_with(".py")
+    };
+    let mut folders = Vec::new();
+    for folder in list(&workspace.root.join("tests"))? {
+        if folder.is_dir() && list(&folder)?.iter().any(is_test) {
+            folders.push(folder);
+        }
+    }
+    folders.sort();
+    Ok(folders)
 }
 
 /// An empty folder of this name below the target folder.

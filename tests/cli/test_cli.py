@@ -1,0 +1,206 @@
+"""The command `engraft`, run as a user runs it. ENGRAFT_CLI names the program (`cargo xtask test` builds it)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+CLI = os.environ.get("ENGRAFT_CLI", "target/debug/engraft")
+
+
+class Cli:
+    """Runs the command with a plan cache of its own."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+
+    def __call__(self, *arguments: object, status: int = 0) -> str:
+        """Standard output; for a failure standard error."""
+        environment = os.environ | {"ENGRAFT_CACHE_DIR": str(self.cache)}
+        command = [CLI, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == status, f"{command}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stderr if status else done.stdout
+
+    def json(self, *arguments: object) -> Any:
+        return json.loads(self("--json", *arguments))
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path / "cache")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Two outputs: y = softmax(relu(x @ w + b)) of [n, 48], and its argmax of [n, 1]; x is [n, 32]."""
+    random = np.random.default_rng(0)
+    constants = {
+        "w": random.standard_normal((32, 48)).astype(np.float32),
+        "b": random.standard_normal(48).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["product"]),
+            helper.make_node("Add", ["product", "b"], ["sum"]),
+            helper.make_node("Relu", ["sum"], ["active"]),
+            helper.make_node("Softmax", ["active"], ["y"], axis=-1),
+            helper.make_node("ArgMax", ["y"], ["best"], axis=-1),
+        ],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 32])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 48]),
+            helper.make_tensor_value_info("best", TensorProto.INT64, ["n", 1]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    path = tmp_path / "small.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture
+def arrays(tmp_path: Path, model: Path) -> tuple[Path, Path]:
+    """An input and ONNX Runtime's outputs, as archives."""
+    x = np.random.default_rng(1).standard_normal((5, 32)).astype(np.float32)
+    y, best = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(["y", "best"], {"x": x})
+    np.savez_compressed(tmp_path / "inputs.npz", x=x)
+    np.savez(tmp_path / "reference.npz", y=y, best=best)
+    return tmp_path / "inputs.npz", tmp_path / "reference.npz"
+
+
+def test_a_model_and_its_plan_agree_with_onnxruntime(
+    cli: Cli, model: Path, arrays: tuple[Path, Path], tmp_path: Path
+) -> None:
+    inputs, reference = arrays
+    plan = tmp_path / "small.plan"
+    assert cli.json("build", model, "-o", plan)["bytes"] == plan.stat().st_size
+    for file in (model, plan):
+        result = cli.json("run", file, "--input", inputs, "--reference", reference, "--output", tmp_path / "out.npz")
+        assert result["comparison"]["within"] is True
+        assert {d["name"] for d in result["comparison"]["differences"]} == {"y", "best"}
+        stored = np.load(tmp_path / "out.npz")
+        np.testing.assert_allclose(stored["y"], np.load(reference)["y"], atol=1e-6)
+        np.testing.assert_array_equal(stored["best"], np.load(reference)["best"])
+
+
+def test_a_wrong_output_has_a_status_of_its_own(
+    cli: Cli, model: Path, arrays: tuple[Path, Path], tmp_path: Path
+) -> None:
+    inputs, reference = arrays
+    wrong = dict(np.load(reference))
+    wrong["best"] += 1
+    np.savez(tmp_path / "wrong.npz", **wrong)
+    error = cli("run", model, "--input", inputs, "--reference", tmp_path / "wrong.npz", status=3)
+    assert "farther from the reference" in error
+
+
+def test_inputs_may_be_generated(cli: Cli, model: Path, tmp_path: Path) -> None:
+    def run(*arguments: object) -> np.ndarray:
+        cli("run", model, "-o", tmp_path / "out.npz", *arguments)
+        return np.load(tmp_path / "out.npz")["y"]
+
+    assert run("--dim", "n=3").shape == (3, 48)
+    np.testing.assert_array_equal(run("--dim", "n=3"), run("--shape", "x:3x32"))
+    assert not np.array_equal(run("--dim", "n=3"), run("--dim", "n=3", "--seed", "1"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dim", "m=3"], "the model has no `m`; there are n"),
+        (["--shape", "x:3x31"], "[n, 32]"),
+        (["--shape", "x"], "expected NAME:1x3x224x224"),
+        (["--option", "colour=red"], "unknown option 'colour'"),
+        (["--option", "colour"], "expected KEY=VALUE"),
+        (["--threads", "0"], "0"),
+        (["--tolerance", "1"], "--reference"),
+        (["--output", "y.npy"], "there are 2 outputs"),
+    ],
+)
+def test_wrong_usage_is_named(cli: Cli, model: Path, arguments: list[str], words: str) -> None:
+    assert words in cli("run", model, *arguments, status=2)
+
+
+def test_bad_files_are_named(cli: Cli, model: Path, tmp_path: Path) -> None:
+    assert "cannot read the model" in cli("run", tmp_path / "missing.onnx", status=1)
+    (tmp_path / "noise.onnx").write_bytes(b"\x00\x01noise")
+    assert "not an ONNX model" in cli("inspect", tmp_path / "noise.onnx", status=1)
+    cli("build", model, "-o", tmp_path / "small.plan")
+    content = bytearray((tmp_path / "small.plan").read_bytes())
+    (tmp_path / "short.plan").write_bytes(content[: len(content) // 2])
+    assert "cannot read the plan" in cli("run", tmp_path / "short.plan", status=1)
+    content[200] ^= 1
+    (tmp_path / "flipped.plan").write_bytes(content)
+    assert "plan" in cli("run", tmp_path / "flipped.plan", status=1)
+
+
+def test_a_model_that_needs_a_host_is_refused_with_reasons(cli: Cli, tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Mystery", ["r"], ["y"], domain="org.example")],
+        "partly",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("org.example", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "partly.onnx")
+    error = cli("build", tmp_path / "partly.onnx", "-o", tmp_path / "x.plan", status=1)
+    assert "cannot run without a host runtime" in error and "Mystery" in error
+    assert not (tmp_path / "x.plan").exists()
+    explanation = cli("explain", tmp_path / "partly.onnx")
+    assert "Mystery" in explanation
+
+
+def test_bench_reports_what_was_asked(cli: Cli, model: Path) -> None:
+    arguments = ["--iterations", 20, "--warm-up", 0, "--percentiles", "50,99", "--threads", 1, "--profile"]
+    figures = cli.json("bench", model, *arguments)
+    assert figures["runs"] == 20 and figures["threads"] == 1
+    assert [p["percent"] for p in figures["percentiles"]] == [50, 99]
+    assert 0 < figures["least"] <= figures["percentiles"][0]["seconds"] <= figures["greatest"]
+    assert sum(layer["share"] for layer in figures["layers"]) == pytest.approx(1)
+    assert all(layer["tactic"] for layer in figures["layers"])
+    assert "layers, on one thread" in cli("bench", model, *arguments)
+
+
+def test_inspect_models_and_plans(cli: Cli, model: Path, tmp_path: Path) -> None:
+    summary = cli.json("inspect", model)
+    assert summary["inputs"] == [{"name": "x", "type": "f32", "shape": ["n", 32]}]
+    assert summary["operators"] == {"Add": 1, "ArgMax": 1, "MatMul": 1, "Relu": 1, "Softmax": 1}
+    assert "MatMul" in cli("inspect", model)
+    cli("build", model, "-o", tmp_path / "small.plan")
+    plan = cli.json("inspect", tmp_path / "small.plan")
+    assert plan["kind"] == "plan"
+    assert {section["kind"] for section in plan["sections"]} == {"manifest", "weights", "device"}
+    assert "manifest" in cli("inspect", tmp_path / "small.plan")
+
+
+def test_explain_names_nodes_tactics_and_segments(cli: Cli, model: Path) -> None:
+    (graph,) = cli.json("explain", model, "--option", "partition_policy=maximal")["graphs"]
+    assert {node["op_type"] for node in graph["placement"]["nodes"]} >= {"MatMul", "Softmax"}
+    assert any(layer["op"] == "matmul" for segment in graph["segments"] for layer in segment["layers"])
+    assert "MatMul" in cli("explain", model, "--all", "--option", "op_types_to_exclude=MatMul")
+
+
+def test_the_cache_is_listed_and_emptied(cli: Cli, model: Path) -> None:
+    assert cli.json("cache", "ls")["plans"] == []
+    cli("run", model)
+    (plan,) = cli.json("cache", "ls")["plans"]
+    assert plan["name"] in cli("cache", "ls") and plan["bytes"] > 0
+    assert "no plan's name begins with `zz`" in cli("cache", "rm", "zz", status=2)
+    assert cli.json("cache", "prune", "--keep", "1G")["plans"] == 0
+    assert cli.json("cache", "rm", plan["name"][:6])["plans"] == 1
+    cli("run", model)
+    assert cli.json("cache", "prune", "--keep", "0")["plans"] == 1
+    cli("run", model)
+    assert cli.json("cache", "rm", "--all")["plans"] == 1
+    assert cli.json("cache", "ls")["plans"] == []
