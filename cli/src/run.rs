@@ -75,7 +75,9 @@ pub fn run(arguments: &Run, output: Output) -> Result<(), CliError> {
 fn check_store(path: &Path, outputs: usize) -> Result<(), CliError> {
     if is_npy(path) && outputs != 1 {
         let path = path.display();
-        return Err(CliError::Usage(format!("--output {path}: there are {outputs} outputs, which take an .npz")));
+        return Err(CliError::Usage(format!(
+            "--output {path}: there are {outputs} outputs, which take an .npz"
+        )));
     }
     Ok(())
 }

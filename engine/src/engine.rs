@@ -108,12 +108,11 @@ impl Engine {
     /// [`Engine::load`] for a given instruction set.
     pub fn load_for(container: Container, isa: Isa) -> Result<Arc<Engine>, PlanError> {
         let (program, fusion) = plan::read(&container, isa)?;
-        let bind = |v: &ValueId| {
-            let v = program.network.value(*v);
-            Binding { name: v.name.clone(), ty: v.ty.clone() }
-        };
-        let inputs = program.network.inputs().iter().map(bind).collect();
-        let outputs = program.network.outputs().iter().map(bind).collect();
+        let network = &program.network;
+        let bind = |v: &ValueId, name: &str| Binding { name: name.to_owned(), ty: network.ty(*v).clone() };
+        let inputs = network.inputs().iter().map(|v| bind(v, &network.value(*v).name)).collect();
+        let outputs = network.outputs().iter().enumerate();
+        let outputs = outputs.map(|(i, v)| bind(v, network.output_name(i))).collect();
         Ok(Arc::new(Engine {
             program,
             inputs,

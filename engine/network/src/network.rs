@@ -165,6 +165,8 @@ pub struct Network {
     pub(crate) values: Vec<Value>,
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
+    /// What the caller knows the outputs as, in their order; may be shorter than they are.
+    pub(crate) output_names: Vec<String>,
     pub(crate) symbols: Vec<Symbol>,
     #[serde(skip)]
     pub(crate) constants: Vec<Tensor>,
@@ -240,6 +242,20 @@ impl Network {
 
     pub fn set_outputs(&mut self, outputs: Vec<ValueId>) {
         self.outputs = outputs;
+        self.output_names.clear();
+    }
+
+    /// Names the outputs, in their order, for those who run the network; passes keep these names.
+    pub fn name_outputs(&mut self, names: Vec<String>) {
+        self.output_names = names;
+    }
+
+    /// The output's given name, or that of its value.
+    pub fn output_name(&self, index: usize) -> &str {
+        match self.output_names.get(index) {
+            Some(name) => name,
+            None => self.outputs.get(index).map_or("", |value| &self.value(*value).name),
+        }
     }
 
     fn add_value(&mut self, name: String, ty: TensorType, def: Def) -> ValueId {

@@ -335,6 +335,8 @@ impl<'g> Lowering<'g> {
             values.push(self.tensor(output)?);
         }
         self.network.set_outputs(values);
+        let names = outputs.iter().map(|output| self.graph.value(*output).name.clone());
+        self.network.name_outputs(names.collect());
         self.network.remove_dead();
         Ok(self.network)
     }
