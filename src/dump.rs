@@ -14,7 +14,7 @@ pub fn dump(folder: &Path, model: &str, graph: &str, segment: &Segment) -> io::R
     let name: Vec<String> =
         parts.iter().filter(|part| !part.is_empty()).map(|part| file_name(part)).collect();
     let path = folder.join(format!("{}.network", name.join("-")));
-    fs::write(&path, format!("{:#?}\n", segment.network))?;
+    fs::write(&path, segment.network.to_string())?;
     Ok(path)
 }
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import onnxruntime as ort
 import pytest
-from conftest import Engraft, assert_same, reference
+from conftest import Engraft, assert_same, reference, refused
 from models import convnet, mlp
 
 
@@ -34,7 +34,7 @@ def run_everywhere(count: int, work: object) -> None:
 def test_eight_threads_one_session(engraft: Engraft, threads: int) -> None:
     made = mlp()
     session, report = engraft.placed(made, threads=threads)
-    assert report["accelerated_flops"] == 1
+    assert refused(report) == {}
     plain = reference(made)
 
     def work(index: int) -> None:
@@ -89,7 +89,7 @@ def test_parallel_execution_mode(engraft: Engraft) -> None:
 def test_outputs_are_written_in_place(engraft: Engraft) -> None:
     made = mlp()
     session, report = engraft.placed(made)
-    assert report["accelerated_flops"] == 1
+    assert refused(report) == {}
     x = np.random.default_rng(0).standard_normal((4, 16)).astype(np.float32)
     y = np.zeros((4, 8), np.float32)
     binding = session.io_binding()

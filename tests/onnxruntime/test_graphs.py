@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import Engraft, taken
+from conftest import Engraft, refused, taken
 from models import constant, convnet, mlp, model, normal, value
 from onnx import TensorProto, helper
 
@@ -27,7 +27,7 @@ def test_every_optimization_level(engraft: Engraft, level: ort.GraphOptimization
     engraft.agree(session, made, {"x": x})
     made = mlp()
     session, report = engraft.placed(made, level=level)
-    assert report["accelerated_flops"] == 1
+    assert refused(report) == {}
     engraft.agree(session, made, {"x": x.reshape(-1, 16)})
 
 
@@ -62,19 +62,17 @@ def test_external_data(engraft: Engraft) -> None:
     path = engraft.folder / "model.onnx"
     onnx.save(made, path, save_as_external_data=True, location="weights.bin", size_threshold=16)
     session, report = engraft.placed(path)
-    assert report["accelerated_flops"] == 1
+    assert refused(report) == {}
     engraft.agree(session, path, {"x": np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)})
 
 
 def test_initializers_that_the_caller_may_override(engraft: Engraft) -> None:
-    """Up to IR version 3 every initializer is an input too: it may change from run to run."""
+    """An initializer that is an input too may change from run to run."""
     made = model(
         [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Relu", ["m"], ["y"])],
         [value("x", ["N", 16]), value("w", [16, 8])],
         [value("y", ["N", 8])],
         [normal("w", 16, 8)],
-        opset=8,
-        ir_version=3,
     )
     session, _ = engraft.placed(made)
     x = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)

@@ -71,8 +71,8 @@ def test_the_report_tells_everything(engraft: Engraft) -> None:
     for node in report["nodes"]:
         assert node["name"] and node["op_type"]
         assert (node["segment"] is None) == bool(node.get("reason"))
-        assert 0 <= node["flops"] <= 1
-    assert sum(node["flops"] for node in report["nodes"]) == pytest.approx(1, abs=1e-3)
+        assert 0 <= node["flops_share"] <= 1
+    assert sum(node["flops_share"] for node in report["nodes"]) == pytest.approx(1, abs=1e-3)
 
 
 def test_strict_mode_passes_where_enough_is_taken(engraft: Engraft) -> None:

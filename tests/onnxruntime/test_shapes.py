@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import Engraft, taken
+from conftest import Engraft, refused, taken
 from models import FLOAT, convnet, mlp, model, normal, value
 from onnx import TensorProto, helper
 
@@ -17,7 +17,7 @@ def rows(count: int, width: int = 16, seed: int = 0) -> np.ndarray:
 def test_a_dense_network(engraft: Engraft, batch: int | str) -> None:
     made = mlp(batch)
     session, report = engraft.placed(made)
-    assert report["accelerated_flops"] == 1
+    assert refused(report) == {}
     for count in [1, 5, 33, 2, 5, 128] if batch == "N" else [5, 5]:
         engraft.agree(session, made, {"x": rows(count, seed=count)})
 
