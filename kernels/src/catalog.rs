@@ -18,6 +18,10 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         rows.extend_from_slice(crate::cpu::gemm::tactics());
         rows.extend_from_slice(crate::cpu::pointwise::tactics());
         rows.extend_from_slice(crate::cpu::movement::tactics());
+        rows.extend_from_slice(crate::cpu::pool::tactics());
+        rows.extend_from_slice(crate::cpu::softmax::tactics());
+        rows.extend_from_slice(crate::cpu::norm::tactics());
+        rows.extend_from_slice(crate::cpu::reduce::tactics());
         // The reference stands last and takes everything.
         rows.push(&crate::reference::ReferenceTactic);
         rows

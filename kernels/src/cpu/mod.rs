@@ -9,9 +9,14 @@ pub mod gemm;
 pub mod isa;
 pub mod math;
 pub mod movement;
+pub mod norm;
 pub mod pack;
 pub mod pointwise;
+pub mod pool;
+pub mod reduce;
 pub mod simd;
+pub mod softmax;
+mod storage;
 
 pub use fpenv::FlushDenormals;
 pub use isa::{Avx2, Avx512, Isa, Portable};
