@@ -195,9 +195,7 @@ impl<T: Storage> Task for Run<'_, T> {
             let (n, i) = (rest / a.output, rest % a.output);
             let (ti, tj) = (a.taps(i), b.taps(j));
             // The first tap may lie before the input: wrapping, it is only followed for taps inside.
-            let at = |axis: &Axis, o: usize| {
-                ((o * axis.stride) as isize - axis.begin as isize) * axis.from
-            };
+            let at = |axis: &Axis, o: usize| ((o * axis.stride) as isize - axis.begin as isize) * axis.from;
             let row_x = x.wrapping_offset(n as isize * shape.batch_from + at(&a, i) + at(&b, j));
             let row_y =
                 y.wrapping_offset(n as isize * shape.batch_to + i as isize * a.to + j as isize * b.to);
