@@ -52,6 +52,8 @@ struct Partitioner<'g, 'c> {
     refused: Vec<Option<Reject>>,
     work: Vec<Work>,
     reference: Vec<bool>,
+    /// Nodes of the network that each node became.
+    layers: Vec<usize>,
     /// Representative sizes of the probe's symbols so far.
     sizes: Vec<i64>,
 }
@@ -69,6 +71,7 @@ pub fn partition(graph: &HostGraph, capability: &dyn Capability, options: &Parti
         refused: vec![None; count],
         work: vec![Work::default(); count],
         reference: vec![false; count],
+        layers: vec![0; count],
         sizes: Vec::new(),
     };
     this.refuse_by_policy();
@@ -129,7 +132,9 @@ impl<'g> Partitioner<'g, '_> {
         }
         let sizes = lowering.network().representative_env();
         for index in 0..self.graph.nodes.len() {
-            self.work[index].bytes = self.host_bytes(&lowering, &sizes, index);
+            // Shape arithmetic moves no data.
+            let moves = self.layers[index] > 0 || self.refused[index].is_some();
+            self.work[index].bytes = if moves { self.host_bytes(&lowering, &sizes, index) } else { 0.0 };
         }
         lowering
     }
@@ -146,6 +151,7 @@ impl<'g> Partitioner<'g, '_> {
             total += work(lowering.network(), node, sizes);
         }
         self.work[index] = total;
+        self.layers[index] = nodes.len();
         for node in nodes {
             reference |= self.capability.accept(lowering.network(), node)?.reference;
         }
@@ -178,6 +184,9 @@ impl<'g> Partitioner<'g, '_> {
                 }
                 let name = format!("{}_{}", self.name(), segments.len());
                 match build(&probe, &self.uses, name, nodes.clone()) {
+                    Ok(segment) if self.profit() && segment.inputs.is_empty() => {
+                        self.refuse_all(&nodes, &Reject::new("its segment only computes constants"));
+                    }
                     Ok(segment) => segments.push(segment),
                     Err(Fault { node: Some(node), reject }) => {
                         self.refused[node] = Some(reject);

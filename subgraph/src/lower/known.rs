@@ -243,7 +243,7 @@ impl Known {
                 elements.extend_from_slice(part.elements.get(o * run..(o + 1) * run)?);
             }
         }
-        (elements.len() <= MAX_ELEMENTS && elements.len() == shape.iter().product::<usize>()).then(|| Known {
+        (elements.len() <= MAX_ELEMENTS && elements.len() == shape.iter().product::<usize>()).then_some(Known {
             dtype: first.dtype,
             shape,
             elements,
