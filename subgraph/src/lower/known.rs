@@ -243,11 +243,8 @@ impl Known {
                 elements.extend_from_slice(part.elements.get(o * run..(o + 1) * run)?);
             }
         }
-        (elements.len() <= MAX_ELEMENTS && elements.len() == shape.iter().product::<usize>()).then_some(Known {
-            dtype: first.dtype,
-            shape,
-            elements,
-        })
+        (elements.len() <= MAX_ELEMENTS && elements.len() == shape.iter().product::<usize>())
+            .then_some(Known { dtype: first.dtype, shape, elements })
     }
 
     pub fn cast(&self, to: DType, facts: &Facts) -> Option<Known> {
