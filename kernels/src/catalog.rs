@@ -15,6 +15,7 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         // Families, fastest first; one line per family: `rows.extend_from_slice(crate::cpu::gemm::tactics());`
         rows.extend_from_slice(crate::cpu::depthwise::tactics());
         rows.extend_from_slice(crate::cpu::conv::tactics());
+        rows.extend_from_slice(crate::cpu::conv_transpose::tactics());
         rows.extend_from_slice(crate::cpu::gemm::tactics());
         rows.extend_from_slice(crate::cpu::pointwise::tactics());
         rows.extend_from_slice(crate::cpu::movement::tactics());

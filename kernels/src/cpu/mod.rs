@@ -3,6 +3,7 @@
 #[cfg(test)]
 pub(crate) mod check;
 pub mod conv;
+pub mod conv_transpose;
 pub mod depthwise;
 pub mod fpenv;
 pub mod gemm;
