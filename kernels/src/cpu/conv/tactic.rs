@@ -5,7 +5,7 @@ use super::source::{Bands, Taps};
 use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows, is_type};
 use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
-use crate::cpu::gemm::sweep::{Finish, Grid, Strided, Sweep, tasks_for};
+use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Strided, Sweep, tasks_for};
 use crate::cpu::pack::{self, Matrix};
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::ops::Conv;
@@ -28,6 +28,8 @@ pub struct ConvTactic<E: 'static> {
 enum Rows {
     /// A row is one run of consecutive elements in the input itself.
     Plain(RowMap),
+    /// The same, copied because rows in place would collide in one cache set.
+    Copied(RowMap),
     Taps,
     Bands,
 }
@@ -91,17 +93,21 @@ impl<E: Number> ConvTactic<E> {
         let flat = g.kernel[2] == 1 || (g.dilation[2] == 1 && pixel == channels as isize);
         let rows = if !empty && g.is_inside() && g.kernel[..2] == [1; 2] && flat {
             let dims = (0..3).map(|d| (g.output[d], g.input_stride[d] * g.stride[d] as isize));
-            Rows::Plain(
-                RowMap::new(std::iter::once((g.batch, g.batch_stride)).chain(dims))
-                    .expect("four dimensions at most"),
-            )
+            let map = RowMap::new(std::iter::once((g.batch, g.batch_stride)).chain(dims))
+                .expect("four dimensions at most");
+            let step = g.input_stride[2] * g.stride[2] as isize * size_of::<E>() as isize;
+            if step % 4096 == 0 && g.pixels() >= self.micro.rows() && n > 2 * E::PANEL {
+                Rows::Copied(map)
+            } else {
+                Rows::Plain(map)
+            }
         } else if channels < FEW_CHANNELS && g.kernel[2] > 1 && g.dilation[2] == 1 {
             Rows::Bands
         } else {
             Rows::Taps
         };
         let (taps, run) = match rows {
-            Rows::Plain(_) => (1, k),
+            Rows::Plain(_) | Rows::Copied(_) => (1, k),
             Rows::Taps => (g.taps(), channels),
             Rows::Bands => (g.kernel[0] * g.kernel[1], g.kernel[2] * channels),
         };
@@ -134,7 +140,7 @@ impl<E: Number> ConvTactic<E> {
             packed_group: pack::packed_len::<E>(k, n),
         };
         if m > 0 {
-            kernel.scratch = kernel.scratch_of();
+            kernel.scratch = kernel.finisher.scratch_bytes() + kernel.scratch_of();
         }
         Ok(kernel)
     }
@@ -200,6 +206,7 @@ impl<E: Number> ConvKernel<E> {
         let (base, geometry, channels) = (std::ptr::null(), &self.geometry, self.channels);
         match self.rows {
             Rows::Plain(rows) => self.sweep.scratch_bytes(&Strided { base, rows, k: self.k }),
+            Rows::Copied(rows) => self.sweep.scratch_bytes(&Gathered { base, rows, k: self.k, step: 1 }),
             Rows::Taps => self.sweep.scratch_bytes(&Taps { base, geometry, channels }),
             Rows::Bands => self.sweep.scratch_bytes(&Bands { base, geometry, channels }),
         }
@@ -236,10 +243,15 @@ impl<E: Number> ConvKernel<E> {
             let base = args.inputs[0].cast::<E>().wrapping_add(group * self.channels);
             let b = weights.cast::<E>().add(group * self.packed_group);
             let c = args.outputs[0].cast::<E>().wrapping_add(group * self.n);
-            let (geometry, channels, scratch) = (&self.geometry, self.channels, args.scratch);
-            self.finisher.with(args, group * self.n, |finish: &Finish<'_, E>| match self.rows {
+            let (geometry, channels) = (&self.geometry, self.channels);
+            let scratch = args.scratch.add(self.finisher.scratch_bytes());
+            self.finisher.with(args, group * self.n, args.scratch, |finish: &Finish<'_, E>| match self.rows {
                 Rows::Plain(rows) => {
                     let source = Strided { base, rows, k: self.k };
+                    self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
+                }
+                Rows::Copied(rows) => {
+                    let source = Gathered { base, rows, k: self.k, step: 1 };
                     self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
                 }
                 Rows::Taps => {

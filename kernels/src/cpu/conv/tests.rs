@@ -184,7 +184,7 @@ proptest! {
         begin in [0usize..3, 0usize..3, 0usize..3], end in [0usize..3, 0usize..3, 0usize..3], same in 0usize..6,
         groups in prop_oneof![3 => Just(1usize), 1 => 2usize..5], channels in 1usize..18, outputs in 1usize..24,
         depthwise in prop_oneof![3 => Just(false), 1 => Just(true)], multiplier in 1usize..3,
-        constant: bool, bias: bool, which in 0usize..16, threads in 1usize..5, gap in 0usize..3, seed in 1u64..u64::MAX,
+        constant: bool, bias: bool, which in 0usize..18, threads in 1usize..5, gap in 0usize..3, seed in 1u64..u64::MAX,
         dtype in prop_oneof![5 => Just(DType::F32), 1 => Just(DType::F64)],
     ) {
         let mut random = Random(seed);

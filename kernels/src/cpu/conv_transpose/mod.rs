@@ -251,7 +251,8 @@ impl<E: Number> ConvTransposeTactic<E> {
             let grid = Grid::new(rows.rows(), panels, self.micro.rows(), each);
             let pass = Pass { sweep, finisher, shifts, count, weights, out: offset, grid, first_task: tasks };
             tasks += grid.tasks() * kernel.classes.groups;
-            let scratch = pass.sweep.scratch_bytes(&kernel.source(&pass, std::ptr::null()));
+            let scratch =
+                pass.finisher.scratch_bytes() + pass.sweep.scratch_bytes(&kernel.source(&pass, std::ptr::null()));
             kernel.scratch = kernel.scratch.max(scratch);
             kernel.passes.push(pass);
         }
@@ -366,8 +367,9 @@ impl<E: Number> Kernel for ConvTransposeKernel<E> {
             let source = self.source(pass, base);
             let b = weights.cast::<E>().add(group * packed + pass.weights);
             let c = args.outputs[0].cast::<E>().wrapping_offset(pass.out).wrapping_add(group * n);
-            pass.finisher.with(args, group * n, |finish| {
-                pass.sweep.run(&source, rows, panels, b, c, finish, args.scratch);
+            let scratch = args.scratch.add(pass.finisher.scratch_bytes());
+            pass.finisher.with(args, group * n, args.scratch, |finish| {
+                pass.sweep.run(&source, rows, panels, b, c, finish, scratch);
             });
         }
         Ok(())

@@ -14,7 +14,7 @@ proptest! {
         stride in [1usize..4, 1usize..4, 1usize..4], dilation in [1usize..3, 1usize..3, 1usize..3],
         begin in [0usize..3, 0usize..3, 0usize..3], end in [0usize..3, 0usize..3, 0usize..3], extra in [0usize..3, 0usize..3, 0usize..3],
         same in 0usize..8, groups in prop_oneof![2 => Just(1usize), 1 => 2usize..4], channels in 1usize..14, outputs in 1usize..40,
-        constant: bool, bias: bool, which in 0usize..16, threads in 1usize..5, gap in 0usize..3, seed in 1u64..u64::MAX,
+        constant: bool, bias: bool, which in 0usize..18, threads in 1usize..5, gap in 0usize..3, seed in 1u64..u64::MAX,
         dtype in prop_oneof![5 => Just(DType::F32), 1 => Just(DType::F64)],
     ) {
         let mut random = Random(seed);

@@ -232,6 +232,10 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
         &self.phases
     }
 
+    fn scratch_bytes(&self) -> usize {
+        self.finisher.scratch_bytes()
+    }
+
     unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
         let g = &self.geometry;
         let total = g.batch * g.output[0] * g.output[1];
@@ -244,7 +248,7 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
         let lanes = self.strips.lanes;
         // SAFETY: every output of the band and the slice is computed once, from taps inside the input.
         unsafe {
-            self.finisher.with(args, 0, |finish| {
+            self.finisher.with(args, 0, args.scratch, |finish| {
                 let mut taps = Taps::new();
                 for c in all.clone().step_by(lanes) {
                     let channels = c..all.end.min(c + lanes);

@@ -1,12 +1,14 @@
 //! From an operator's [`Epilogue`] to what the matrix kernels do with their sums.
 //!
 //! A bias, one added matrix and clipping happen in registers. Longer chains of one running value (activations, then
-//! sums or products with constants and further operands) run over each finished block while it is in L1.
+//! sums or products with constants and further operands) run over each finished block while it is in L1, and so does
+//! any other expression, as a compiled [`Program`].
 
 use super::lanes::Elem;
 use super::rows::RowMap;
 use super::sweep::{Finish, Post};
 use crate::cpu::math;
+use crate::cpu::pointwise::{Program, RowOperand};
 use crate::cpu::simd::{Simd, Task, dispatch};
 use crate::{Args, Isa, Operand, Reject, TensorDesc};
 use engraft_network::ops::Epilogue;
@@ -145,6 +147,8 @@ struct Extra {
     col: isize,
     /// Distance of the window's first element from the operand's.
     offset: isize,
+    /// Bytes of an element.
+    size: usize,
 }
 
 /// Every `step`-th position from `start` on, `count` of them, of one axis of a result: what one pass computes.
@@ -163,6 +167,8 @@ pub struct Finisher<E> {
     clip: Option<(E, E)>,
     steps: SmallVec<[Step; 4]>,
     extras: SmallVec<[Extra; 2]>,
+    /// The whole expression, where it is not such a chain.
+    program: Option<Program>,
     isa: Isa,
 }
 
@@ -236,6 +242,7 @@ impl<E: Number> Finisher<E> {
             clip: None,
             steps: SmallVec::new(),
             extras: SmallVec::new(),
+            program: None,
             isa,
         };
         let mut next = first;
@@ -248,20 +255,17 @@ impl<E: Number> Finisher<E> {
             next += 1;
         }
         let Some(expr) = &epilogue.post else { return Ok(finisher) };
-        let steps = chain(expr).ok_or_else(|| Reject::new("the epilogue is not a chain of one value"))?;
+        let same_types = inputs.get(next..).unwrap_or_default().iter().all(|o| o.desc.dtype == output.dtype);
+        let Some(steps) = chain(expr).filter(|_| same_types) else {
+            return finisher.with_program(expr, inputs, next, output, windows);
+        };
         for step in &steps {
             let Step::Extra { input, .. } = *step else { continue };
-            let position = next + usize::from(input) - 1;
-            let desc =
-                &inputs.get(position).ok_or_else(|| Reject::new("an epilogue operand is missing"))?.desc;
-            if desc.dtype != output.dtype {
-                return Err(Reject::new("an epilogue operand of another type"));
+            let extra = Extra::new(inputs, next + usize::from(input) - 1, output, windows)?;
+            if !matches!(extra.col, 0 | 1) {
+                return finisher.with_program(expr, inputs, next, output, windows);
             }
-            let (rows, col, offset) = rows_of(desc, &output.shape, windows)?;
-            if !matches!(col, 0 | 1) {
-                return Err(Reject::new("an epilogue operand's last axis is not contiguous"));
-            }
-            finisher.extras.push(Extra { input: position, rows, col, offset });
+            finisher.extras.push(extra);
         }
         let mut extra = 0;
         let mut rest = &steps[..];
@@ -288,11 +292,46 @@ impl<E: Number> Finisher<E> {
             rest = more;
         }
         if !rest.is_empty() && (!E::CHAINS || !rest.iter().all(has_vector_form)) {
-            return Err(Reject::new("the epilogue has a step without a vector form"));
+            (finisher.residual, finisher.clip) = (None, None);
+            finisher.extras.clear();
+            return finisher.with_program(expr, inputs, next, output, windows);
         }
         finisher.steps = rest.into();
         finisher.extras.drain(..extra);
         Ok(finisher)
+    }
+
+    /// Compiles the expression whose operands after the sums start at `next`.
+    fn with_program(
+        mut self,
+        expr: &Expr,
+        inputs: &[Operand<'_>],
+        next: usize,
+        output: &TensorDesc,
+        windows: &[Window],
+    ) -> Result<Self, Reject> {
+        self.extras.clear();
+        let mut types: SmallVec<[DType; 4]> = SmallVec::new();
+        types.push(output.dtype);
+        for i in 0..expr.arity().saturating_sub(1) {
+            let extra = Extra::new(inputs, next + i, output, windows)?;
+            types.push(inputs[next + i].desc.dtype);
+            self.extras.push(extra);
+        }
+        let program = Program::compile(expr, &types[..expr.arity()], self.isa)?;
+        if program.output() != output.dtype || expr.arity() == 0 {
+            return Err(Reject::new("the epilogue gives another type"));
+        }
+        self.program = Some(program);
+        Ok(self)
+    }
+
+    /// Bytes of 64-byte aligned scratch that [`Finisher::with`] wants.
+    pub fn scratch_bytes(&self) -> usize {
+        self.program.as_ref().map_or(0, |p| {
+            let copy = if p.overwrites() { 0 } else { CHUNK * size_of::<E>() };
+            p.rows_scratch_bytes().next_multiple_of(64) + copy
+        })
     }
 
     /// Rows of the residual; those of `out` where there is none.
@@ -307,31 +346,105 @@ impl<E: Number> Finisher<E> {
             Step::Unary(_) => 0.4,
             _ => 0.1,
         };
-        self.steps.iter().map(step).sum()
+        self.steps.iter().map(step).sum::<f64>() + self.program.as_ref().map_or(0.0, |p| 0.5 + p.cost_per_element())
     }
 
     /// Whether the result may take the place of operand `input`.
     pub fn in_place(&self, input: usize) -> bool {
-        self.residual.is_some_and(|extra| extra.input == input)
+        self.program.is_none()
+            && self.residual.is_some_and(|extra| extra.input == input)
             && self.extras.iter().all(|extra| extra.input != input)
     }
 
     /// Calls `f` with the epilogue for the columns from `col0` on, whose pointers start there.
     ///
     /// # Safety
-    /// `args` holds the operands that the finisher was made for.
-    pub unsafe fn with<R>(&self, args: &Args<'_>, col0: usize, f: impl FnOnce(&Finish<'_, E>) -> R) -> R {
+    /// `args` holds the operands that the finisher was made for; `scratch` has [`Finisher::scratch_bytes`].
+    pub unsafe fn with<R>(
+        &self,
+        args: &Args<'_>,
+        col0: usize,
+        scratch: *mut u8,
+        f: impl FnOnce(&Finish<'_, E>) -> R,
+    ) -> R {
         let at = |extra: &Extra| {
-            args.inputs[extra.input].cast::<E>().wrapping_offset(extra.offset + col0 as isize * extra.col)
+            let distance = extra.offset + col0 as isize * extra.col;
+            args.inputs[extra.input].wrapping_offset(distance * extra.size as isize).cast::<E>()
         };
         let bias = self.bias.map_or(std::ptr::null(), |i| args.inputs[i].cast::<E>().wrapping_add(col0));
         let residual = self.residual.as_ref().map_or(std::ptr::null(), at);
-        if self.steps.is_empty() {
+        if self.steps.is_empty() && self.program.is_none() {
             return f(&Finish { bias, residual, clip: self.clip, post: None });
         }
         let bases: SmallVec<[*const E; 2]> = self.extras.iter().map(at).collect();
-        let chain = Chain { finisher: self, bases };
-        f(&Finish { bias, residual, clip: self.clip, post: Some(&chain) })
+        match &self.program {
+            Some(program) => {
+                let post = Compiled { program, finisher: self, bases, scratch };
+                f(&Finish { bias, residual, clip: self.clip, post: Some(&post) })
+            }
+            None => {
+                let post = Chain { finisher: self, bases };
+                f(&Finish { bias, residual, clip: self.clip, post: Some(&post) })
+            }
+        }
+    }
+}
+
+impl Extra {
+    fn new(
+        inputs: &[Operand<'_>],
+        input: usize,
+        output: &TensorDesc,
+        windows: &[Window],
+    ) -> Result<Self, Reject> {
+        let desc = &inputs.get(input).ok_or_else(|| Reject::new("an epilogue operand is missing"))?.desc;
+        let (rows, col, offset) = rows_of(desc, &output.shape, windows)?;
+        if desc.dtype.bits() < 8 {
+            return Err(Reject::new("an epilogue operand of 4-bit elements"));
+        }
+        Ok(Extra { input, rows, col, offset, size: desc.dtype.bits() / 8 })
+    }
+}
+
+/// Elements that an expression which cannot overwrite its operand computes at a time.
+const CHUNK: usize = 256;
+
+/// A compiled expression over finished blocks.
+struct Compiled<'a, E> {
+    program: &'a Program,
+    finisher: &'a Finisher<E>,
+    bases: SmallVec<[*const E; 2]>,
+    scratch: *mut u8,
+}
+
+impl<E: Number> Post<E> for Compiled<'_, E> {
+    unsafe fn apply(&self, c: &[*mut E], row: usize, col: usize, cols: usize) {
+        let overwrites = self.program.overwrites();
+        let own = self.program.rows_scratch_bytes().next_multiple_of(64);
+        let step = if overwrites { cols } else { CHUNK };
+        let mut operands: SmallVec<[RowOperand; 4]> = SmallVec::new();
+        for (i, c) in c.iter().enumerate() {
+            for at in (0..cols).step_by(step.max(1)) {
+                let n = step.min(cols - at);
+                let c = c.wrapping_add(col + at).cast::<u8>();
+                operands.clear();
+                operands.push(RowOperand { ptr: c, row_stride: 0, col_stride: 1 });
+                for (extra, base) in self.finisher.extras.iter().zip(&self.bases) {
+                    let distance = extra.rows.offset(row + i) + (col + at) as isize * extra.col;
+                    let ptr = base.cast::<u8>().wrapping_offset(distance * extra.size as isize);
+                    operands.push(RowOperand { ptr, row_stride: 0, col_stride: extra.col });
+                }
+                // SAFETY: the row is writable in the block's columns, operands are as the finisher was made for, and
+                // the scratch has room for the program and a chunk.
+                unsafe {
+                    let out = if overwrites { c } else { self.scratch.add(own) };
+                    self.program.apply_rows(&operands, out, 0, (1, n), self.scratch);
+                    if !overwrites {
+                        std::ptr::copy_nonoverlapping(out, c, n * size_of::<E>());
+                    }
+                }
+            }
+        }
     }
 }
 

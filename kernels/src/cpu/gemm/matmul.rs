@@ -165,7 +165,8 @@ impl<E: Number> MatMulTactic<E> {
         } else {
             sweep.scratch_bytes(&Strided::<E> { base: a_source.0, rows: a_rows, k })
         }
-        .next_multiple_of(64);
+        .next_multiple_of(64)
+            + finisher.scratch_bytes();
         let mut phases = SmallVec::new();
         let mut matrices = 0;
         match weights {
@@ -303,16 +304,17 @@ impl<E: Number> MatMulKernel<E> {
         // SAFETY: scratch holds the sweep's part and then a packed matrix, as `build` sized it; operands are as the
         // problem said.
         unsafe {
+            let scratch = args.scratch.add(self.finisher.scratch_bytes());
             let (b, room): (*const E, *mut u8) = match self.weights {
                 Weights::Packed => {
                     let matrix = self.b.offset(index) as usize;
-                    (args.inputs[1].cast::<E>().add(matrix * self.packed_matrix), args.scratch)
+                    (args.inputs[1].cast::<E>().add(matrix * self.packed_matrix), scratch)
                 }
                 Weights::Shared { .. } => {
-                    (args.workspace.cast::<E>().add(index * self.packed_matrix), args.scratch)
+                    (args.workspace.cast::<E>().add(index * self.packed_matrix).cast_const(), scratch)
                 }
                 Weights::Local { row, col } => {
-                    let out = args.scratch.cast::<E>();
+                    let out = scratch.cast::<E>();
                     let data = args.inputs[1].cast::<E>().offset(self.b.offset(index));
                     for panel in panels.clone() {
                         let to = out.add(panel * E::PANEL * self.k);
@@ -324,12 +326,12 @@ impl<E: Number> MatMulKernel<E> {
                             to,
                         );
                     }
-                    (out, args.scratch.add(self.packed_matrix * size_of::<E>()))
+                    (out.cast_const(), scratch.add(self.packed_matrix * size_of::<E>()))
                 }
             };
             let rows = index * self.m + rows.start..index * self.m + rows.end;
             let (base, c) = (args.inputs[0].cast::<E>(), args.outputs[0].cast::<E>());
-            self.finisher.with(args, 0, |finish| {
+            self.finisher.with(args, 0, args.scratch, |finish| {
                 if self.copied {
                     let source = Gathered { base, rows: self.a, k: self.k, step: self.a_step };
                     self.sweep.run(&source, rows, panels, b, c, finish, room);
