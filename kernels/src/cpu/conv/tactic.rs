@@ -245,22 +245,24 @@ impl<E: Number> ConvKernel<E> {
             let c = args.outputs[0].cast::<E>().wrapping_add(group * self.n);
             let (geometry, channels) = (&self.geometry, self.channels);
             let scratch = args.scratch.add(self.finisher.scratch_bytes());
-            self.finisher.with(args, group * self.n, args.scratch, |finish: &Finish<'_, E>| match self.rows {
-                Rows::Plain(rows) => {
-                    let source = Strided { base, rows, k: self.k };
-                    self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
-                }
-                Rows::Copied(rows) => {
-                    let source = Gathered { base, rows, k: self.k, step: 1 };
-                    self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
-                }
-                Rows::Taps => {
-                    let source = Taps { base, geometry, channels };
-                    self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
-                }
-                Rows::Bands => {
-                    let source = Bands { base, geometry, channels };
-                    self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
+            self.finisher.with(args, group * self.n, args.scratch, |finish: &Finish<'_, E>| {
+                match self.rows {
+                    Rows::Plain(rows) => {
+                        let source = Strided { base, rows, k: self.k };
+                        self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
+                    }
+                    Rows::Copied(rows) => {
+                        let source = Gathered { base, rows, k: self.k, step: 1 };
+                        self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
+                    }
+                    Rows::Taps => {
+                        let source = Taps { base, geometry, channels };
+                        self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
+                    }
+                    Rows::Bands => {
+                        let source = Bands { base, geometry, channels };
+                        self.sweep.run(&source, pixels, panels, b, c, finish, scratch);
+                    }
                 }
             });
         }

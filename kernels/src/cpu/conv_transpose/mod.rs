@@ -78,7 +78,8 @@ impl Classes {
     /// Kernel positions of a class along each axis, in order.
     fn taps(&self, class: usize) -> SmallVec<[[usize; 3]; 16]> {
         let r = self.remainders(class);
-        let along = |d: usize| (0..self.kernel[d]).filter(move |k| k * self.dilation[d] % self.stride[d] == r[d]);
+        let along =
+            |d: usize| (0..self.kernel[d]).filter(move |k| k * self.dilation[d] % self.stride[d] == r[d]);
         let mut taps = SmallVec::new();
         for z in along(0) {
             for y in along(1) {
@@ -190,8 +191,10 @@ impl<E: Number> ConvTransposeTactic<E> {
         let (mut input, mut output, mut input_stride, mut pad) = ([1; 3], [1; 3], [0; 3], [0usize; 3]);
         for axis in 0..spatial {
             let d = 3 - spatial + axis;
-            (input[d], output[d], input_stride[d]) = (x.shape[axis + 1], out.shape[axis + 1], x.strides[axis + 1]);
-            let full = (input[d].max(1) - 1) * classes.stride[d] + (classes.kernel[d] - 1) * classes.dilation[d] + 1;
+            (input[d], output[d], input_stride[d]) =
+                (x.shape[axis + 1], out.shape[axis + 1], x.strides[axis + 1]);
+            let full =
+                (input[d].max(1) - 1) * classes.stride[d] + (classes.kernel[d] - 1) * classes.dilation[d] + 1;
             let total = (full + op.output_padding[axis]).saturating_sub(output[d]);
             pad[d] = match &op.padding {
                 Padding::Explicit { begin, .. } => begin[axis],
@@ -223,7 +226,8 @@ impl<E: Number> ConvTransposeTactic<E> {
             classes,
         };
         let mut tasks = 0;
-        let starts = (0..used[0]).flat_map(|z| (0..used[1]).flat_map(move |y| (0..used[2]).map(move |x| [z, y, x])));
+        let starts =
+            (0..used[0]).flat_map(|z| (0..used[1]).flat_map(move |y| (0..used[2]).map(move |x| [z, y, x])));
         for start in starts.filter(|_| !empty) {
             let classes = &kernel.classes;
             let (stride, dilation) = (classes.stride, classes.dilation);
@@ -247,12 +251,13 @@ impl<E: Number> ConvTransposeTactic<E> {
             }
             let (rows, offset) = dense_window(out, &windows)?;
             let finisher = Finisher::<E>::windowed(&op.epilogue, p.inputs, 2, out, p.isa, &windows)?;
-            let sweep = Sweep::new(self.micro, classes.n, shifts.len(), run, rows, finisher.residual_rows(rows));
+            let sweep =
+                Sweep::new(self.micro, classes.n, shifts.len(), run, rows, finisher.residual_rows(rows));
             let grid = Grid::new(rows.rows(), panels, self.micro.rows(), each);
             let pass = Pass { sweep, finisher, shifts, count, weights, out: offset, grid, first_task: tasks };
             tasks += grid.tasks() * kernel.classes.groups;
-            let scratch =
-                pass.finisher.scratch_bytes() + pass.sweep.scratch_bytes(&kernel.source(&pass, std::ptr::null()));
+            let scratch = pass.finisher.scratch_bytes()
+                + pass.sweep.scratch_bytes(&kernel.source(&pass, std::ptr::null()));
             kernel.scratch = kernel.scratch.max(scratch);
             kernel.passes.push(pass);
         }
@@ -277,7 +282,8 @@ impl<E: Number> Tactic for ConvTransposeTactic<E> {
         let (mut work, mut post) = (0.0, 0.0);
         for pass in &kernel.passes {
             let rows = (pass.grid.rows * kernel.classes.groups) as f64;
-            work += rows * ((pass.sweep.taps * pass.sweep.run) as f64 * padded / self.speed + pass.sweep.taps as f64);
+            work += rows
+                * ((pass.sweep.taps * pass.sweep.run) as f64 * padded / self.speed + pass.sweep.taps as f64);
             post += rows * kernel.classes.n as f64 * (0.1 + pass.finisher.cost_per_element());
         }
         let weights = (kernel.classes.groups * kernel.classes.packed::<E>() * size_of::<E>()) as f64;

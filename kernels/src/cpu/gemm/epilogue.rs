@@ -346,7 +346,8 @@ impl<E: Number> Finisher<E> {
             Step::Unary(_) => 0.4,
             _ => 0.1,
         };
-        self.steps.iter().map(step).sum::<f64>() + self.program.as_ref().map_or(0.0, |p| 0.5 + p.cost_per_element())
+        self.steps.iter().map(step).sum::<f64>()
+            + self.program.as_ref().map_or(0.0, |p| 0.5 + p.cost_per_element())
     }
 
     /// Whether the result may take the place of operand `input`.
