@@ -54,7 +54,8 @@ pub struct AlignedBytes {
 
 impl AlignedBytes {
     pub fn zeroed(len: usize) -> AlignedBytes {
-        AlignedBytes { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
+        // Asks the allocator for zeroed memory, which fresh pages are already.
+        AlignedBytes { lines: bytemuck::zeroed_vec(len.div_ceil(64)), len }
     }
 
     pub fn copy_of(bytes: &[u8]) -> AlignedBytes {
