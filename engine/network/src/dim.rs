@@ -41,11 +41,11 @@ enum Atom {
 }
 
 fn floor_div(a: i64, b: i64) -> i64 {
-    if b == 0 { 0 } else { a.div_euclid(b) - i64::from(b < 0 && a.rem_euclid(b) != 0) }
+    if b == 0 { 0 } else { a.wrapping_div_euclid(b) - i64::from(b < 0 && a.wrapping_rem_euclid(b) != 0) }
 }
 
 fn ceil_div(a: i64, b: i64) -> i64 {
-    if b == 0 { 0 } else { -floor_div(-a, b) }
+    if b == 0 { 0 } else { floor_div(a.wrapping_neg(), b).wrapping_neg() }
 }
 
 impl Dim {
@@ -144,7 +144,7 @@ impl Dim {
         let [(datoms, dc)] = d.as_slice() else { return None };
         let (mut exact, mut rest) = (Vec::new(), Vec::new());
         'term: for (atoms, c) in self.terms() {
-            if c % dc == 0 {
+            if c.wrapping_rem(*dc) == 0 {
                 let mut left = atoms.clone();
                 for a in datoms {
                     match left.iter().position(|x| x == a) {
@@ -157,7 +157,7 @@ impl Dim {
                         }
                     }
                 }
-                exact.push((left, c / dc));
+                exact.push((left, c.wrapping_div(*dc)));
             } else {
                 rest.push((atoms, c));
             }
@@ -205,7 +205,9 @@ impl Dim {
                 | (Atom::Ceil(a, Dim::Fixed(b)), Atom::Ceil(..))
                     if *b > 0 =>
                 {
-                    return a.quotient(&Dim::Fixed(b * c), eval, atom);
+                    if let Some(divisor) = b.checked_mul(*c) {
+                        return a.quotient(&Dim::Fixed(divisor), eval, atom);
+                    }
                 }
                 _ => {}
             }

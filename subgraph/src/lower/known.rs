@@ -176,8 +176,7 @@ impl Known {
     }
 
     pub fn reshaped(&self, shape: &[usize]) -> Option<Known> {
-        (shape.iter().product::<usize>() == self.elements.len())
-            .then(|| Known { shape: shape.to_vec(), ..self.clone() })
+        (count(shape) == Some(self.elements.len())).then(|| Known { shape: shape.to_vec(), ..self.clone() })
     }
 
     pub fn broadcast(&self, shape: &[usize]) -> Option<Known> {
@@ -185,8 +184,8 @@ impl Known {
         if !self.shape.iter().zip(&shape[shift..]).all(|(&from, &to)| from == to || from == 1) {
             return None;
         }
-        let count: usize = shape.iter().product();
-        (count <= MAX_ELEMENTS).then(|| {
+        let count = count(shape).filter(|&count| count <= MAX_ELEMENTS)?;
+        Some({
             let strides = strides(&self.shape);
             self.pick(
                 shape.to_vec(),
@@ -243,8 +242,11 @@ impl Known {
                 elements.extend_from_slice(part.elements.get(o * run..(o + 1) * run)?);
             }
         }
-        (elements.len() <= MAX_ELEMENTS && elements.len() == shape.iter().product::<usize>())
-            .then_some(Known { dtype: first.dtype, shape, elements })
+        (elements.len() <= MAX_ELEMENTS && Some(elements.len()) == count(&shape)).then_some(Known {
+            dtype: first.dtype,
+            shape,
+            elements,
+        })
     }
 
     pub fn cast(&self, to: DType, facts: &Facts) -> Option<Known> {
@@ -361,6 +363,11 @@ impl Known {
         }
         Some(result)
     }
+}
+
+/// Number of elements; `None` where it exceeds what can be counted.
+fn count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))
 }
 
 /// Types that graphs compute shapes in.

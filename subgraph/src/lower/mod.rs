@@ -59,6 +59,23 @@ struct Lowered {
 /// Shape tensors longer than this are not taken for shapes when they arrive as inputs.
 const MAX_INPUT_ELEMENTS: i64 = 16;
 
+/// Sizes that mention symbols more often than this are not followed further: such graphs are built to harm.
+const MAX_SYMBOLS: usize = 256;
+
+/// Tensors of more elements exist in no machine; arithmetic on their sizes could overflow.
+const MAX_COUNT: i64 = 1 << 46;
+
+fn is_absurd(ty: &TensorType) -> bool {
+    let mut sizes = ty.shape.iter().filter_map(Dim::fixed);
+    sizes.try_fold(1i64, |count, size| count.checked_mul(size.max(1)).filter(|&count| count <= MAX_COUNT)).is_none()
+}
+
+fn is_unwieldy(dim: &Dim) -> bool {
+    let mut symbols = 0;
+    dim.for_each_symbol(&mut |_| symbols += 1);
+    symbols > MAX_SYMBOLS
+}
+
 /// A network in the making, and what each host value became in it.
 pub struct Lowering<'g> {
     graph: &'g HostGraph,
@@ -184,7 +201,11 @@ impl<'g> Lowering<'g> {
                 HostDim::Unknown => self.symbol(&format!("{}.{axis}", host.name), source),
             });
         }
-        self.input(value, TensorType::new(dtype, shape), None);
+        let ty = TensorType::new(dtype, shape);
+        if is_absurd(&ty) {
+            return Err(Reject::new(format!("{:?} is larger than memory", host.name)));
+        }
+        self.input(value, ty, None);
         Ok(())
     }
 
@@ -212,6 +233,12 @@ impl<'g> Lowering<'g> {
         let mut node = NodeLowering::new(self, host);
         (row.lower)(&mut node)?;
         let outputs = node.finish()?;
+        if outputs.iter().any(|(_, lowered)| lowered.ty.shape.iter().any(is_unwieldy)) {
+            return Err(Reject::new("its shape is too complicated an expression"));
+        }
+        if outputs.iter().any(|(_, lowered)| is_absurd(&lowered.ty)) {
+            return Err(Reject::new("its result is larger than memory"));
+        }
         for (output, lowered) in outputs {
             self.learn_dims(output, &lowered.ty);
             self.values[output.index()] = Some(lowered);

@@ -372,10 +372,10 @@ impl ExprBuilder {
 
 /// An axis as ONNX counts it, from the front.
 pub fn axis(axis: i64, rank: usize) -> Result<usize> {
-    let counted = if axis < 0 { axis + rank as i64 } else { axis };
+    let counted = if axis < 0 { axis.wrapping_add(rank as i64) } else { axis };
     usize::try_from(counted)
         .ok()
-        .filter(|&counted| counted < rank.max(1))
+        .filter(|&counted| counted < rank)
         .ok_or_else(|| Reject::new(format!("axis {axis} is outside rank {rank}")))
 }
 

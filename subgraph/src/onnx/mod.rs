@@ -3,6 +3,8 @@
 mod functions;
 mod proto;
 mod read;
+#[cfg(test)]
+mod robustness;
 mod tensor;
 
 pub use read::{Model, ModelError, read_model, read_model_bytes, read_model_with};

@@ -11,16 +11,19 @@ type Result<T> = std::result::Result<T, Reject>;
 pub(super) const ROWS: &[Row] =
     &[row("Conv", 1, conv), row("ConvTranspose", 1, conv_transpose), row("ConvInteger", 10, conv_integer)];
 
+/// A size given as an attribute; larger ones than 2^31 are no sizes, and arithmetic with them could overflow.
+pub(super) fn size_of(name: &str, size: i64) -> Result<usize> {
+    i32::try_from(size)
+        .ok()
+        .and_then(|size| usize::try_from(size).ok())
+        .ok_or_else(|| Reject::new(format!("{name} {size} is not supported")))
+}
+
 /// Non-negative sizes of an attribute, one per spatial axis.
 pub(super) fn sizes(n: &NodeLowering, name: &str, count: usize, default: usize) -> Result<Vec<usize>> {
     match n.ints(name)? {
         None => Ok(vec![default; count]),
-        Some(list) if list.len() == count => list
-            .iter()
-            .map(|&size| {
-                usize::try_from(size).map_err(|_| Reject::new(format!("negative {name} are not supported")))
-            })
-            .collect(),
+        Some(list) if list.len() == count => list.iter().map(|&size| size_of(name, size)).collect(),
         Some(list) => Err(Reject::new(format!("{name} {list:?} do not fit {count} spatial axes"))),
     }
 }
@@ -93,7 +96,7 @@ fn conv_integer(n: &mut NodeLowering) -> Result<()> {
             let mut zero = n.cast(zero, DType::I32)?;
             if n.rank(zero) == 1 && n.shape(zero) != [Dim::Fixed(1)] {
                 // One zero point per output channel.
-                let mut shape = vec![Dim::Fixed(1); n.rank(*operand)];
+                let mut shape = vec![Dim::Fixed(1); n.rank(*operand).max(1)];
                 shape[0] = n.shape(zero)[0].clone();
                 zero = n.reshape(zero, shape)?;
             }
@@ -154,12 +157,13 @@ fn pads_for(
         else {
             return Err(Reject::new("output_shape with a dynamic input is not supported"));
         };
-        let full = strides[axis] as i64 * (size - 1)
-            + output_padding[axis] as i64
-            + (kernel - 1) * dilations[axis] as i64
-            + 1;
-        let total =
-            usize::try_from(full - wanted).map_err(|_| Reject::new("output_shape exceeds the full size"))?;
+        let full = (strides[axis] as i64)
+            .wrapping_mul(size.wrapping_sub(1))
+            .wrapping_add(output_padding[axis] as i64)
+            .wrapping_add(kernel.wrapping_sub(1).wrapping_mul(dilations[axis] as i64))
+            .wrapping_add(1);
+        let total = usize::try_from(full.wrapping_sub(wanted)).unwrap_or(0);
+        output_padding[axis] += usize::try_from(wanted.wrapping_sub(full)).unwrap_or(0);
         // The odd element goes to the end for SAME_UPPER, else to the beginning.
         let small = total / 2;
         begin.push(if upper { small } else { total - small });

@@ -90,7 +90,7 @@ fn gather_known(source: &Known, indices: &Known, axis: usize) -> Option<Known> {
         .iter()
         .map(|index| {
             let index = index.dim()?.fixed()?;
-            usize::try_from(if index < 0 { index + size } else { index }).ok()
+            usize::try_from(if index < 0 { index.wrapping_add(size) } else { index }).ok()
         })
         .collect::<Option<Vec<usize>>>()?;
     source.gather(axis, &positions, &indices.shape)

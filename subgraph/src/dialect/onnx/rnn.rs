@@ -1,8 +1,9 @@
 //! Recurrent layers.
 
-use engraft_network::{ValueId, ops};
+use engraft_network::{Dim, ValueId, ops};
 
 use super::super::Row;
+use super::conv::size_of;
 use super::{FIRST, row};
 use crate::Attribute;
 use crate::lower::{NodeLowering, Reject};
@@ -29,10 +30,14 @@ fn recurrent(n: &mut NodeLowering, kind: ops::RnnKind) -> Result<()> {
     let (bias, lens, initial_h) = (n.optional(3)?, n.optional(4)?, n.optional(5)?);
     let (initial_c, peephole) = if lstm { (n.optional(6)?, n.optional(7)?) } else { (None, None) };
     let hidden = match n.int("hidden_size")? {
-        Some(size) => usize::try_from(size).ok(),
-        None => n.shape(r).last().and_then(|dim| dim.fixed()).and_then(|size| usize::try_from(size).ok()),
-    }
-    .ok_or_else(|| Reject::new("hidden_size is not known"))?;
+        Some(size) => size,
+        None => n
+            .shape(r)
+            .last()
+            .and_then(Dim::fixed)
+            .ok_or_else(|| Reject::new("hidden_size is not known"))?,
+    };
+    let hidden = size_of("hidden_size", hidden)?;
     let op = ops::Rnn {
         kind,
         direction,

@@ -32,7 +32,8 @@ pub(super) const ROWS: &[Row] = &[
 fn shape(n: &mut NodeLowering) -> Result<()> {
     let dims = n.input_type(0)?.shape;
     let rank = dims.len() as i64;
-    let bound = |value: i64| (if value < 0 { value + rank } else { value }).clamp(0, rank) as usize;
+    let bound =
+        |value: i64| (if value < 0 { value.wrapping_add(rank) } else { value }).clamp(0, rank) as usize;
     let (start, end) = (bound(n.int_or("start", 0)?), bound(n.int_or("end", rank)?));
     let part = dims.get(start..end).unwrap_or(&[]);
     n.set_known(0, Known::vector(DType::I64, part.iter().cloned()));
@@ -112,7 +113,7 @@ fn range(n: &mut NodeLowering) -> Result<()> {
     let delta = bound(n, 2, "the step of the range")?;
     let step = delta
         .fixed()
-        .filter(|&step| step != 0)
+        .filter(|&step| step != 0 && step != i64::MIN)
         .ok_or_else(|| Reject::new("the range's step is not constant"))?;
     let zero = Dim::Fixed(0);
     let distance = if step > 0 { limit.sub(&start) } else { start.sub(&limit) };
@@ -120,7 +121,7 @@ fn range(n: &mut NodeLowering) -> Result<()> {
     if let (Some(count), true) = (len.fixed(), dtype != DType::Bool)
         && count <= MAX_ELEMENTS as i64
     {
-        let element = |index: i64| start.add(&Dim::Fixed(index * step));
+        let element = |index: i64| start.add(&Dim::Fixed(index.wrapping_mul(step)));
         n.set_known(0, Known::vector(dtype, (0..count).map(element)));
         return Ok(());
     }
@@ -231,7 +232,7 @@ fn flatten(n: &mut NodeLowering) -> Result<()> {
     let dims = n.input_type(0)?.shape;
     let position = n.int_or("axis", 1)?;
     let rank = dims.len() as i64;
-    let position = if position < 0 { position + rank } else { position };
+    let position = if position < 0 { position.wrapping_add(rank) } else { position };
     if !(0..=rank).contains(&position) {
         return Err(Reject::new(format!("axis {position} is outside rank {rank}")));
     }

@@ -5,7 +5,7 @@ use engraft_network::{DType, Dim, ValueId, ops};
 use super::super::Row;
 use super::row;
 use super::shape::zero;
-use crate::lower::{Facts, Known, NodeLowering, Reject, axis};
+use crate::lower::{Facts, Known, MAX_ELEMENTS, NodeLowering, Reject, axis};
 
 type Result<T> = std::result::Result<T, Reject>;
 
@@ -52,6 +52,9 @@ fn slice(n: &mut NodeLowering, starts: &[Dim], ends: &[Dim], axes: &[i64], steps
     let mut ranges: Vec<ops::SliceRange> = Vec::new();
     for index in 0..starts.len() {
         let axis = axis(axes[index], shape.len())?;
+        if steps[index].abs_diff(0) > END as u64 {
+            return Err(Reject::new(format!("the step {} is not supported", steps[index])));
+        }
         let (start, len) = bounds(n.facts(), &starts[index], &ends[index], &shape[axis], steps[index])?;
         if ranges.iter().any(|range| range.axis == axis) {
             return Err(Reject::new(format!("axis {axis} is sliced twice")));
@@ -81,9 +84,11 @@ fn slice(n: &mut NodeLowering, starts: &[Dim], ends: &[Dim], axes: &[i64], steps
 
 fn slice_known(known: Known, ranges: &[ops::SliceRange]) -> Option<Known> {
     ranges.iter().try_fold(known, |known, range| {
-        let (start, len) = (range.start.fixed()?, range.len.fixed()?);
-        let indices: Vec<usize> =
-            (0..len).map(|i| usize::try_from(start + i * range.step).ok()).collect::<Option<_>>()?;
+        let (start, len) =
+            (range.start.fixed()?, range.len.fixed().filter(|&len| len <= MAX_ELEMENTS as i64)?);
+        let indices: Vec<usize> = (0..len)
+            .map(|i| usize::try_from(start.wrapping_add(i * range.step)).ok())
+            .collect::<Option<_>>()?;
         known.gather(range.axis, &indices, &[indices.len()])
     })
 }
