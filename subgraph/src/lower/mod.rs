@@ -67,7 +67,9 @@ const MAX_COUNT: i64 = 1 << 46;
 
 fn is_absurd(ty: &TensorType) -> bool {
     let mut sizes = ty.shape.iter().filter_map(Dim::fixed);
-    sizes.try_fold(1i64, |count, size| count.checked_mul(size.max(1)).filter(|&count| count <= MAX_COUNT)).is_none()
+    sizes
+        .try_fold(1i64, |count, size| count.checked_mul(size.max(1)).filter(|&count| count <= MAX_COUNT))
+        .is_none()
 }
 
 fn is_unwieldy(dim: &Dim) -> bool {

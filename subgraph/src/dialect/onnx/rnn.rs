@@ -31,11 +31,9 @@ fn recurrent(n: &mut NodeLowering, kind: ops::RnnKind) -> Result<()> {
     let (initial_c, peephole) = if lstm { (n.optional(6)?, n.optional(7)?) } else { (None, None) };
     let hidden = match n.int("hidden_size")? {
         Some(size) => size,
-        None => n
-            .shape(r)
-            .last()
-            .and_then(Dim::fixed)
-            .ok_or_else(|| Reject::new("hidden_size is not known"))?,
+        None => {
+            n.shape(r).last().and_then(Dim::fixed).ok_or_else(|| Reject::new("hidden_size is not known"))?
+        }
     };
     let hidden = size_of("hidden_size", hidden)?;
     let op = ops::Rnn {
