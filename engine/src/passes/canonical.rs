@@ -2,8 +2,8 @@
 //!
 //! All rewrites keep `f32` results to the last bit but for the sign of zeros, except the powers (which become more exact).
 
-use super::sweep::{Sweep, float_constant, splat, sweep};
-use engraft_network::ops::{Binary, Cast, Unary, broadcast_shapes};
+use super::sweep::{Sweep, float_constant, join, splat, sweep};
+use engraft_network::ops::{Binary, Cast, Reduce, ReduceOp, Unary, broadcast_shapes};
 use engraft_network::{BinaryOp, DType, Network, NetworkError, NodeId, Op, UnaryOp, ValueId};
 
 pub(super) fn run(net: &mut Network) -> Result<usize, NetworkError> {
@@ -137,6 +137,7 @@ fn binary(
     let Some(c) = (if cb { splat(s.net(), b) } else { None }) else { return Ok(()) };
     match (op, c) {
         (Add | Sub | BitOr | BitXor | Shl | Shr, 0.0) | (Mul | Div | Pow, 1.0) => return keep(s, out, a),
+        (Max, f64::NEG_INFINITY) | (Min, f64::INFINITY) => return keep(s, out, a),
         _ => {}
     }
     if dtype == DType::Bool {
@@ -147,6 +148,15 @@ fn binary(
     }
     if !dtype.is_float() || s.ty(a) != s.ty(out) {
         return Ok(());
+    }
+    if let (Mul | Div, Some((r, x, n))) = (op, sum_of(s, a)) {
+        let factor = if op == Mul { c } else { 1.0 / c };
+        // Where rounding of the factor is all that could differ.
+        if (factor * n as f64 - 1.0).abs() < 1e-7 {
+            let name = join([&*s.producer(a).map_or(String::new(), |(_, p)| p.name.clone()), &*name]);
+            let new = s.add(name, Reduce { op: ReduceOp::Mean, ..r }, &[x])?;
+            return s.replace(out, new);
+        }
     }
     let unary = |u: UnaryOp| Unary { op: u };
     let new = match (op, c) {
@@ -172,6 +182,15 @@ fn binary(
         _ => return Ok(()),
     };
     s.replace(out, new)
+}
+
+/// A sum over a fixed number of elements that nobody else reads: the reduction, its operand and the number.
+fn sum_of(s: &Sweep<'_>, v: ValueId) -> Option<(Reduce, ValueId, i64)> {
+    let (_, p) = s.producer(v)?;
+    let Op::Reduce(r @ Reduce { op: ReduceOp::Sum, .. }) = &p.op else { return None };
+    let x = p.inputs[0];
+    let n = r.axes.iter().map(|a| s.ty(x).shape[*a].fixed()).product::<Option<i64>>()?;
+    (s.uses(v) == 1 && n > 0).then(|| (r.clone(), x, n))
 }
 
 /// True for powers of two whose reciprocal is a normal number in every float type wider than 8 bits.

@@ -8,9 +8,11 @@ mod canonical;
 mod cse;
 mod epilogue;
 mod fold;
+mod horizontal;
 mod layout;
 mod movement;
 mod open;
+mod padding;
 mod patterns;
 mod region;
 mod sweep;
@@ -97,6 +99,7 @@ pub fn optimize(net: &mut Network, options: &PassOptions) -> Result<Report, Pass
     p.clean()?;
     p.patterns()?;
     p.clean()?;
+    p.once("padding", padding::run)?;
     p.layout()?;
     p.once("fold weights", |net| fold::run(net, true))?;
     p.once("affine", affine::run)?;
@@ -104,6 +107,10 @@ pub fn optimize(net: &mut Network, options: &PassOptions) -> Result<Report, Pass
     p.once("norm affine", patterns::absorb_affine)?;
     p.once("region", region::run)?;
     p.once("epilogue", epilogue::run)?;
+    if p.once("horizontal", horizontal::run)? > 0 {
+        p.once("movement", movement::run)?;
+        p.once("cse", cse::run)?;
+    }
     p.net.compact();
     p.report.nodes_after = p.net.node_count();
     Ok(p.report)

@@ -32,6 +32,7 @@ fn visit(s: &mut Sweep<'_>, id: NodeId) -> Result<(), NetworkError> {
         Op::Gather(_) => gather(s, id),
         Op::Reduce(_) => reduce(s, id),
         Op::MatMul(_) => matmul(s, id),
+        Op::Unary(_) | Op::Binary(_) => reshape_after_elementwise(s, id),
         _ => Ok(()),
     }
 }
@@ -59,15 +60,91 @@ fn reshape(s: &mut Sweep<'_>, id: NodeId) -> Result<(), NetworkError> {
                 .enumerate()
                 .map(|(i, d)| if r.axes.contains(&i) { Dim::Fixed(1) } else { d.clone() })
                 .collect();
-            if kept.as_slice() != s.ty(out).shape.as_slice() {
+            // Of equal extent, so that one axis may be written in another way.
+            let to = &s.ty(out).shape;
+            let written_otherwise = kept.iter().zip(to).filter(|(a, b)| a != b).count();
+            if s.uses(x) != 1
+                || kept.len() != to.len()
+                || written_otherwise > 1
+                || kept
+                    .iter()
+                    .zip(to)
+                    .any(|(a, b)| a != b && a.fixed().is_some() == b.fixed().is_some() && a.fixed().is_some())
+                || r.axes.iter().any(|a| to[*a].fixed() != Some(1))
+            {
                 return Ok(());
             }
             let op = Reduce { keep_dims: true, ..r.clone() };
             let new = s.add(join([&*pname, &*name]), op, &[source])?;
             s.replace(out, new)
         }
+        (Op::MatMul(_), _) => reshape_before_product(s, id, pid),
         _ => slice_before_reshape(s, id, pid),
     }
+}
+
+/// Rows of a product with one matrix may be counted before it: `reshape(x w)` that keeps the last axis is
+/// `reshape(x) w`.
+fn reshape_before_product(s: &mut Sweep<'_>, id: NodeId, product: NodeId) -> Result<(), NetworkError> {
+    let (Some(node), Some(p)) = (s.node(id), s.node(product)) else { return Ok(()) };
+    let Op::MatMul(m) = &p.op else { return Ok(()) };
+    let (y, out) = (p.outputs[0], node.outputs[0]);
+    let (to, rank) = (s.ty(out).shape.clone(), s.ty(out).rank());
+    let (a, b) = (s.ty(p.inputs[0]), s.ty(p.inputs[1]));
+    if rank < 2
+        || to.last() != s.ty(y).shape.last()
+        || m.trans_a
+        || m.epilogue.post.is_some()
+        || b.rank() != 2
+        || s.uses(y) != 1
+        || s.is_pinned(product)
+    {
+        return Ok(());
+    }
+    let mut shape = to.to_vec();
+    shape[rank - 1] = a.shape[a.rank() - 1].clone();
+    let (op, mut inputs) = (p.op.clone(), p.inputs.clone());
+    let (name, pname) = (node.name.clone(), p.name.clone());
+    inputs[0] = s.add(name.clone(), Reshape { shape }, &[inputs[0]])?;
+    let new = s.add(join([&*pname, &*name]), op, &inputs)?;
+    s.replace(out, new)
+}
+
+/// Elementwise work behind a reshaped result of a matrix operator comes before the reshape, where it can join the
+/// operator: functions of one operand, and those with a scalar or one value per channel.
+fn reshape_after_elementwise(s: &mut Sweep<'_>, id: NodeId) -> Result<(), NetworkError> {
+    let Some(node) = s.node(id) else { return Ok(()) };
+    let out = node.outputs[0];
+    let Some(main) = node.inputs.iter().position(|v| {
+        s.uses(*v) == 1
+            && s.producer(*v).is_some_and(|(_, p)| matches!(p.op, Op::Reshape(_)))
+            && s.ty(*v).shape == s.ty(out).shape
+    }) else {
+        return Ok(());
+    };
+    let Some((_, r)) = s.producer(node.inputs[main]) else { return Ok(()) };
+    let x = r.inputs[0];
+    let matrix = |v: ValueId| {
+        s.uses(v) == 1
+            && s.producer(v)
+                .is_some_and(|(_, p)| matches!(p.op, Op::MatMul(_) | Op::Conv(_) | Op::ConvTranspose(_)))
+    };
+    let (tx, to) = (s.ty(x), s.ty(out));
+    let others = node.inputs.iter().enumerate().filter(|(i, _)| *i != main);
+    let keeps_last = tx.shape.last().is_some() && tx.shape.last() == to.shape.last();
+    let fits = others.into_iter().all(|(_, v)| {
+        let t = s.ty(*v);
+        t.rank() == 0 || keeps_last && t.rank() == 1
+    });
+    if !matrix(x) || !fits || tx.rank() == 0 {
+        return Ok(());
+    }
+    let (name, op, mut inputs) = (node.name.clone(), node.op.clone(), node.inputs.clone());
+    let shape = to.shape.to_vec();
+    inputs[main] = x;
+    let y = s.add(name.clone(), op, &inputs)?;
+    let new = s.add(name, Reshape { shape }, &[y])?;
+    s.replace(out, new)
 }
 
 /// `reshape(slice(x))` where the slice is of the last axis and the reshape splits that axis: the slice comes last, so

@@ -372,3 +372,91 @@ fn powers_and_exact_quotients() {
     let f = g.div(e, three);
     g.becomes(&[f], "pointwise[div(mul(rsqrt(add(mul(a,a),1)),0.125),3)]");
 }
+
+#[test]
+fn projections_of_one_tensor_merge() {
+    let mut g = Graph::new();
+    let x = g.batched(&[5, 12]);
+    let head = |g: &mut Graph, scaled: bool| {
+        let (w, b) = (g.constant(&[12, 12]), g.constant(&[12]));
+        let y = g.matmul(x, w);
+        let y = if scaled { g.add(y, b) } else { y };
+        let mut shape = g.net.ty(x).shape.to_vec();
+        shape.pop();
+        shape.extend([Dim::Fixed(3), Dim::Fixed(4)]);
+        let y = g.op(Reshape { shape }, &[y]);
+        g.transpose(y, &[0, 2, 1, 3])
+    };
+    let (q, k, v) = (head(&mut g, true), head(&mut g, false), head(&mut g, true));
+    let k = g.transpose(k, &[0, 1, 3, 2]);
+    let s = g.matmul(q, k);
+    let s = g.op(Softmax { axis: 3, log: false }, &[s]);
+    let y = g.matmul(s, v);
+    g.becomes(&[y], "matmul reshape slice transpose0213 slice transpose0213 slice transpose0213 attention*1");
+}
+
+#[test]
+fn branches_merge_unless_they_end_in_a_concat() {
+    let mut g = Graph::new();
+    let x = g.input(&[1, 3, 8, 8]);
+    let x = g.conv(x, 1, 8, 1, 1);
+    let relu = |g: &mut Graph, x: ValueId| g.unary(UnaryOp::Relu, x);
+    let a = g.conv(x, 1, 4, 1, 1);
+    let a = relu(&mut g, a);
+    let b = g.conv(x, 1, 5, 1, 1);
+    let b = relu(&mut g, b);
+    let b = g.conv(b, 3, 4, 1, 1);
+    let c = g.conv(x, 1, 6, 1, 1);
+    let c = relu(&mut g, c);
+    let c = g.conv(c, 3, 4, 1, 1);
+    // Another activation.
+    let d = g.conv(x, 1, 4, 1, 1);
+    let d = g.unary(UnaryOp::Sigmoid, d);
+    let d = g.conv(d, 3, 4, 1, 1);
+    let y = g.op(Concat { axis: 1 }, &[a, b, c, d]);
+    let y = g.reduce(ReduceOp::Mean, y, &[2, 3], false);
+    let net = g.optimized(&[y]);
+    let text = summary(&net);
+    assert_eq!(text.matches("conv").count(), 7, "{text}");
+    assert_eq!(text.matches("slice").count(), 2, "{text}");
+}
+
+#[test]
+fn zeros_around_a_convolution_become_its_padding() {
+    let mut g = Graph::new();
+    let x = g.input(&[1, 1, 8, 8]);
+    let zero = g.scalar(0.0);
+    let dims = |d: [i64; 4]| d.map(Dim::Fixed).to_vec();
+    let pad = |mode| Pad { mode, before: dims([0, 0, 1, 2]), after: dims([0, 0, 3, 0]) };
+    let y = g.op(pad(PadMode::Constant), &[x, zero]);
+    let y = g.conv(y, 3, 1, 2, 1);
+    g.becomes(&[y], "reshape conv reshape");
+    let mut g = Graph::new();
+    let x = g.input(&[1, 1, 8, 8]);
+    let y = g.op(pad(PadMode::Edge), &[x]);
+    let y = g.conv(y, 3, 1, 2, 1);
+    g.becomes(&[y], "pad reshape conv reshape");
+}
+
+#[test]
+fn reshapes_around_products_and_activations_move_out_of_the_way() {
+    // A Gemm between two reshapes, and an activation behind them.
+    let mut g = Graph::new();
+    let x = g.input(&[2, 3, 8]);
+    let w = g.constant(&[8, 4]);
+    let y = g.reshape(x, &[6, 8]);
+    let y = g.matmul(y, w);
+    let y = g.reshape(y, &[2, 3, 4]);
+    let y = g.unary(UnaryOp::Tanh, y);
+    let z = g.input(&[2, 3, 4]);
+    let y = g.add(y, z);
+    g.becomes(&[y], "matmul[add(tanh(a),b)]");
+    // A bias behind the squeeze of a convolution.
+    let mut g = Graph::new();
+    let x = g.input(&[1, 1, 8, 8]);
+    let y = g.conv(x, 3, 1, 1, 1);
+    let y = g.reshape(y, &[1, 64]);
+    let y = g.add_to(y, 0.5);
+    let y = g.unary(UnaryOp::Relu, y);
+    g.becomes(&[y], "reshape conv[relu(a)] reshape");
+}

@@ -27,6 +27,8 @@ impl Demand {
         for (_, node) in net.nodes().rev() {
             match &node.op {
                 Op::Transpose(t) => want(&mut orders, node.inputs[0], t.perm.clone()),
+                // Their results are small: whatever order suits.
+                Op::Reduce(_) | Op::ArgReduce(_) => {}
                 op if keeps_axes(op) => {
                     let wanted = orders[node.outputs[0].index()].clone();
                     let rank = net.ty(node.outputs[0]).rank();
@@ -36,8 +38,6 @@ impl Demand {
                         }
                     }
                 }
-                // Their results are small: whatever order suits.
-                Op::Reduce(_) | Op::ArgReduce(_) => {}
                 _ => {
                     for v in &node.inputs {
                         want(&mut orders, *v, (0..net.ty(*v).rank()).collect());

@@ -3,8 +3,8 @@
 use super::super::sweep::all_ones;
 use super::super::transpose::inverse;
 use engraft_network::ops::{
-    ArgReduce, Concat, CoordinateMode, Cumulative, Dequantize, Expand, Gather, Pad, Quantize, Reduce,
-    Reshape, Resize, Slice, SliceRange, Softmax, Tile,
+    ArgReduce, Concat, Conv, CoordinateMode, Cumulative, Dequantize, Expand, Gather, Pad, Padding, Quantize,
+    Reduce, Reshape, Resize, Slice, SliceRange, Softmax, Tile,
 };
 use engraft_network::{Dim, Network, Node, Op};
 
@@ -28,6 +28,7 @@ pub(super) fn is_movable(op: &Op) -> bool {
                 | Op::Reshape(_)
                 | Op::MatMul(_)
                 | Op::LayerNorm(_)
+                | Op::Conv(_)
         )
 }
 
@@ -139,6 +140,15 @@ impl Rule {
             {
                 Some(first_only(node.op.clone()))
             }
+            // A convolution of single pixels takes them in any order.
+            Op::Conv(c)
+                if main
+                    && perm[rank - 1] == rank - 1
+                    && c.epilogue.post.is_none()
+                    && is_pointwise(net, node, c) =>
+            {
+                Some(first_only(node.op.clone()))
+            }
             Op::Gather(g) if main => {
                 let q = net.ty(node.inputs[1]).rank();
                 // Axes of both results by what they come from: an axis of x, or one of the indices.
@@ -160,6 +170,16 @@ impl Rule {
             _ => None,
         }
     }
+}
+
+/// True for windows of one element, without stride and padding.
+fn is_pointwise(net: &Network, node: &Node, c: &Conv) -> bool {
+    let w = &net.ty(node.inputs[1]).shape;
+    let unpadded = match &c.padding {
+        Padding::Explicit { begin, end } => begin.iter().chain(end).all(|p| *p == 0),
+        Padding::SameUpper | Padding::SameLower => true,
+    };
+    all_ones(&w[..w.len() - 2]) && c.strides.iter().all(|s| *s == 1) && unpadded
 }
 
 /// The axis of per-axis parameters; parameters of one value have no axis that would count.
@@ -184,7 +204,14 @@ struct Group {
 
 /// The finest pairs of consecutive axes of equal extent; `None` where symbolic sizes leave it open.
 fn groups(from: &[Dim], to: &[Dim]) -> Option<Vec<Group>> {
-    let divides = |a: &Dim, b: &Dim| a.fixed() != Some(0) && b.floor_div(a).mul(a) == *b;
+    /// The number of axes of `dims` from `at` on whose extent times `start` is `want`.
+    fn reach(start: &Dim, want: &Dim, dims: &[Dim], at: usize) -> Option<usize> {
+        let mut product = start.clone();
+        dims[at..].iter().position(|d| {
+            product = product.mul(d);
+            product == *want
+        })
+    }
     let mut out: Vec<Group> = Vec::new();
     let (mut i, mut j) = (0, 0);
     while i < from.len() && j < to.len() {
@@ -192,24 +219,26 @@ fn groups(from: &[Dim], to: &[Dim]) -> Option<Vec<Group>> {
         let (mut a, mut b) = (from[i].clone(), to[j].clone());
         (i, j) = (i + 1, j + 1);
         while a != b {
-            if divides(&a, &b) && i < from.len() {
-                a = a.mul(&from[i]);
+            if let Some(n) = reach(&a, &b, from, i) {
+                i += n + 1;
+                break;
+            }
+            if let Some(n) = reach(&b, &a, to, j) {
+                j += n + 1;
+                break;
+            }
+            // Several axes on either side: the smaller extent grows, or both where that is open.
+            let smaller = match (a.fixed(), b.fixed()) {
+                (Some(x), Some(y)) => Some(x < y),
+                _ => None,
+            };
+            if smaller != Some(false) {
+                a = a.mul(from.get(i)?);
                 i += 1;
-            } else if divides(&b, &a) && j < to.len() {
-                b = b.mul(&to[j]);
+            }
+            if smaller != Some(true) {
+                b = b.mul(to.get(j)?);
                 j += 1;
-            } else if let (Some(x), Some(y)) = (a.fixed(), b.fixed()) {
-                if x < y && i < from.len() {
-                    a = a.mul(&from[i]);
-                    i += 1;
-                } else if y < x && j < to.len() {
-                    b = b.mul(&to[j]);
-                    j += 1;
-                } else {
-                    return None;
-                }
-            } else {
-                return None;
             }
         }
         out.push(Group { from: i0..i, to: j0..j });

@@ -7,8 +7,10 @@
 use super::super::sweep::{Sweep, float_constant, join, scalar, sweep};
 use crate::assess;
 use engraft_kernels::Isa;
-use engraft_network::ops::{Attention, Binary, MatMul, Reshape, Select, Softmax, Transpose};
-use engraft_network::{BinaryOp, DType, Dim, Network, NetworkError, NodeId, Op, Scalar, TensorType, ValueId};
+use engraft_network::ops::{Attention, Binary, MatMul, Reshape, Select, Softmax, Transpose, Unary};
+use engraft_network::{
+    BinaryOp, DType, Dim, Network, NetworkError, NodeId, Op, Scalar, TensorType, UnaryOp, ValueId,
+};
 
 /// A masked score may be this or lower: its weight is zero wherever a row has any other.
 const MASKED: f64 = -1e9;
@@ -62,7 +64,23 @@ fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
         let (id, n) = s.producer(v)?;
         (s.uses(v) == 1 && !s.is_pinned(id)).then_some(n)
     };
-    let softmax = single(p)?;
+    // torch replaces the weights of rows that are NaN because all is excluded by zeros.
+    let mut guard = None;
+    let mut p = p;
+    if let Some(n) = single(p).filter(|n| n.op == Op::Select(Select)) {
+        let w = n.inputs[2];
+        let test = single(n.inputs[0])?;
+        if scalar(s.net(), n.inputs[1]) != Some(0.0)
+            || test.op != (Op::from(Unary { op: UnaryOp::IsNan }))
+            || test.inputs[0] != w
+            || s.uses(w) != 2
+        {
+            return None;
+        }
+        guard = Some(n.name.clone());
+        p = w;
+    }
+    let softmax = s.producer(p).filter(|(id, _)| s.uses(p) == 1 || guard.is_some() && !s.is_pinned(*id))?.1;
     if softmax.op != Op::Softmax(Softmax { axis: rank - 1, log: false }) {
         return None;
     }
@@ -115,6 +133,16 @@ fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
         }
     };
     let (n, m) = product;
+    // Without rows that are excluded altogether (by finite masks) the guard does nothing.
+    if let Some(name) = guard {
+        if !masks.iter().all(|m| match m {
+            Mask::Added(v) => is_finite(s, *v),
+            Mask::Chosen { low, .. } => low.is_finite(),
+        }) {
+            return None;
+        }
+        names.insert(1, name);
+    }
     let (q, sq) = unscaled(s, n.inputs[0]);
     let (k, sk) = unscaled(s, n.inputs[1]);
     if s.ty(q).rank() != rank || s.ty(k).rank() != rank {
@@ -126,6 +154,27 @@ fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
     }
     names.reverse();
     Some(Found { names, q, k, v, k_transposed: !m.trans_b, scale: scale * sq * sk, masks })
+}
+
+/// True for a mask that is seen to hold no infinity: a constant, or one chosen from finite constants.
+fn is_finite(s: &Sweep<'_>, mask: ValueId) -> bool {
+    let finite = |v: ValueId| {
+        s.net()
+            .constant(v)
+            .is_some_and(|t| t.count() <= 1 << 20 && (0..t.count()).all(|i| t.get_f64(i).is_finite()))
+    };
+    let mut v = mask;
+    loop {
+        if finite(v) {
+            return true;
+        }
+        let Some((_, n)) = s.producer(v) else { return false };
+        match &n.op {
+            Op::Expand(_) | Op::Reshape(_) | Op::Slice(_) | Op::Transpose(_) => v = n.inputs[0],
+            Op::Select(_) => return finite(n.inputs[1]) && finite(n.inputs[2]),
+            _ => return false,
+        }
+    }
 }
 
 /// True if a product of two matrices is found going back along first operands.

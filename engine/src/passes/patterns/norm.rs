@@ -14,9 +14,11 @@ pub(super) const LAYER_NORM: &[&str] = &[
     // Keras, through tf2onnx: x * (rsqrt(v) * g) + (b - mean * (rsqrt(v) * g)).
     "add(mul(x, r:mul(rsqrt(add(mean(mul(d:sub(x, m:mean(x)), d)), #eps)), g)), sub(b, mul(m, r)))",
     "add(mul(x, r:rsqrt(add(mean(mul(d:sub(x, m:mean(x)), d)), #eps))), neg(mul(m, r)))",
-    // The variance as the mean of squares less the square of the mean.
+    // The variance as the mean of squares less the square of the mean, flax with a guard against rounding below zero.
     "(mul(sub(x, m:mean(x)), rsqrt(add(sub(mean(mul(x, x)), mul(m, m)), #eps))) | \
       div(sub(x, m:mean(x)), sqrt(add(sub(mean(mul(x, x)), mul(m, m)), #eps))))",
+    "mul(sub(x, m:mean(x)), rsqrt(add(relu(sub(mean(mul(x, x)), mul(m, m))), #eps)))",
+    "mul(sub(x, m:mean(x)), g, rsqrt(add(relu(sub(mean(mul(x, x)), mul(m, m))), #eps)))",
 ];
 
 pub(super) const RMS_NORM: &[&str] =

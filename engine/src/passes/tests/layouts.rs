@@ -146,3 +146,20 @@ fn heads_stay_beside_their_product() {
     let y = g.matmul(q, k);
     g.becomes(&[y], "reshape transpose0213 reshape transpose0213 matmul");
 }
+
+#[test]
+fn symbolic_sizes_flatten_as_well() {
+    let mut g = Graph::new();
+    let batch = Dim::symbol(g.net.add_symbol("n", SymbolSource::InputDim { input: 0, axis: 0 }));
+    let size = Dim::symbol(g.net.add_symbol("s", SymbolSource::InputDim { input: 0, axis: 2 }));
+    let shape = [batch.clone(), Dim::Fixed(1), size.clone(), Dim::Fixed(8)];
+    let x = g.net.add_input("x", TensorType::new(DType::F32, shape));
+    let y = g.conv(x, 3, 6, 2, 1);
+    let t = g.net.ty(y).shape.clone();
+    let shape = vec![batch, Dim::Fixed(6), t[2].mul(&t[3])];
+    let y = g.op(Reshape { shape }, &[y]);
+    let y = g.transpose(y, &[0, 2, 1]);
+    let w = g.constant(&[6, 4]);
+    let y = g.matmul(y, w);
+    g.becomes(&[y], "reshape conv reshape matmul");
+}

@@ -105,6 +105,19 @@ fn gelu_by_tanh() {
                 let h = g.mul_by(x, 0.5);
                 g.mul(h, a)
             },
+            // jax through tf2onnx: every product to the right.
+            |g, x| {
+                let c = g.scalar(0.044715);
+                let a = g.mul(x, c);
+                let a = g.mul(x, a);
+                let a = g.mul(x, a);
+                let a = g.add(x, a);
+                let a = g.mul_by(a, 0.797_884_6);
+                let a = g.unary(UnaryOp::Tanh, a);
+                let a = g.add_to(a, 1.0);
+                let a = g.mul_by(a, 0.5);
+                g.mul(x, a)
+            },
             // Keras: the factor inside.
             |g, x| {
                 let a = g.mul(x, x);
@@ -458,6 +471,21 @@ fn attention() {
     let y = g.matmul(p, v);
     let y = merged(&mut g, y);
     check(g, y, "attention*0.5+mask");
+
+    // torch dynamo with the guard against rows that are NaN, behind a mask chosen from finite values.
+    let mut g = Graph::new();
+    let (q, k, v) = (g.input(&[2, 3, 5, 4]), g.input(&[2, 3, 4, 5]), g.input(&[2, 3, 5, 4]));
+    let keep: Vec<bool> = (0..10).map(|i| i % 3 != 0).collect();
+    let keep = g.net.add_constant("keep", Tensor::from_bools(&[2, 1, 1, 5], &keep).unwrap());
+    let (zero, low) = (g.scalar(0.0), g.scalar(f32::MIN));
+    let mask = g.op(Select, &[keep, zero, low]);
+    let s = g.matmul(q, k);
+    let s = g.add(s, mask);
+    let p = softmaxed(&mut g, s);
+    let nan = g.unary(UnaryOp::IsNan, p);
+    let p = g.op(Select, &[nan, zero, p]);
+    let y = g.matmul(p, v);
+    g.becomes(&[y], "transpose0132 attention*1+mask");
 
     // GPT-2: scores chosen by a condition, then a mask added.
     let mut g = Graph::new();
