@@ -26,6 +26,9 @@ _PROBE = (
 )
 """A model of one Identity, opset 17."""
 
+_WITHOUT_EFFECT_ON_PROBES = {"min_accelerated_flops", "placement_report_path", "dump_subgraphs"}
+"""Options that would refuse the probe, or leave traces of it."""
+
 
 class EngraftWarning(RuntimeWarning):
     """Engraft could not be used, and the program goes on without it."""
@@ -85,8 +88,13 @@ def _check(options: dict[str, str]) -> None:
     """Lets the provider itself judge the options, by a session that does nothing."""
     if not options:
         return
+    effective = {key: value for key, value in options.items() if key not in _WITHOUT_EFFECT_ON_PROBES}
     try:
-        _probe({key: value for key, value in options.items() if key not in ("placement_report_path", "dump_subgraphs")})
+        _probe(effective)
+        if "min_accelerated_flops" in options:
+            # Taken whole, the probe meets any share.
+            share = {"min_accelerated_flops": options["min_accelerated_flops"]}
+            _probe(share | {"partition_policy": "maximal", "min_subgraph_size": "1"})
     except Exception as error:
         try:
             _probe({})
