@@ -40,7 +40,7 @@ pub struct Partition {
 }
 
 /// Work below which a layer may run on a reference kernel under the profit rule: not worth a border.
-const NEGLIGIBLE: Work = Work { flops: 65_536.0, bytes: 262_144.0 };
+const NEGLIGIBLE: Work = Work { flops: 4_096.0, bytes: 65_536.0 };
 
 struct Partitioner<'g, 'c> {
     graph: &'g HostGraph,
