@@ -3,6 +3,7 @@
 //! Semantics are those of the ONNX operator specification. A row serves all versions from its `since` to the next row of
 //! the same operator; where versions differ only in attributes that became inputs, one function reads both.
 
+mod attention;
 mod conv;
 mod einsum;
 mod elementwise;
@@ -34,6 +35,7 @@ pub(super) const TABLES: &[&[Row]] = &[
     resize::ROWS,
     rnn::ROWS,
     quantize::ROWS,
+    attention::ROWS,
 ];
 
 /// Oldest operator set whose semantics the rows follow.
