@@ -25,7 +25,8 @@ fn heads_of(n: &NodeLowering, name: &str) -> Result<Dim> {
 
 /// `[B, S, H * D]` (of which `heads` tells H) as `[B, H, S, D]`.
 fn split_heads(n: &mut NodeLowering, x: ValueId, heads: &str) -> Result<ValueId> {
-    let [batch, length, width] = <[Dim; 3]>::try_from(n.shape(x)).map_err(|_| Reject::new("wants rank 3 or 4"))?;
+    let [batch, length, width] =
+        <[Dim; 3]>::try_from(n.shape(x)).map_err(|_| Reject::new("wants rank 3 or 4"))?;
     let heads = heads_of(n, heads)?;
     let size = width.floor_div(&heads);
     let x = n.reshape(x, vec![batch, length, heads, size])?;
@@ -42,7 +43,11 @@ fn merge_heads(n: &mut NodeLowering, x: ValueId) -> Result<ValueId> {
 
 /// `softmax(q k' * scale + mask) v`, a row without any key giving 0.
 fn attention(n: &mut NodeLowering) -> Result<()> {
-    if n.wants(3) || n.has(6) || n.int_or("left_window_size", -1)? >= 0 || n.int_or("right_window_size", -1)? >= 0 {
+    if n.wants(3)
+        || n.has(6)
+        || n.int_or("left_window_size", -1)? >= 0
+        || n.int_or("right_window_size", -1)? >= 0
+    {
         return Err(Reject::new("windows, ragged caches and the scores as output are not supported"));
     }
     let (mut q, mut k, mut v) = (n.input(0)?, n.input(1)?, n.input(2)?);
@@ -124,7 +129,9 @@ fn attention(n: &mut NodeLowering) -> Result<()> {
         scores = n.emit(ops::Select, &[allowed, scores, never])?;
     }
     let precision = match n.int("softmax_precision")? {
-        Some(element_type) => dtype_of(element_type).ok_or_else(|| Reject::new("softmax_precision is not supported"))?,
+        Some(element_type) => {
+            dtype_of(element_type).ok_or_else(|| Reject::new("softmax_precision is not supported"))?
+        }
         None => dtype,
     };
     scores = n.cast(scores, precision)?;
@@ -198,7 +205,10 @@ fn rotary(n: &mut NodeLowering) -> Result<()> {
     let (a, b) = if interleaved {
         (slice(n, heads_first, 3, zero, half.clone(), 2)?, slice(n, heads_first, 3, one, half.clone(), 2)?)
     } else {
-        (slice(n, heads_first, 3, zero, half.clone(), 1)?, slice(n, heads_first, 3, half.clone(), half.clone(), 1)?)
+        (
+            slice(n, heads_first, 3, zero, half.clone(), 1)?,
+            slice(n, heads_first, 3, half.clone(), half.clone(), 1)?,
+        )
     };
     let mix = |n: &mut NodeLowering, op, x, cos, y, sin| -> Result<ValueId> {
         let (left, right) = (n.binary(BinaryOp::Mul, cos, x)?, n.binary(BinaryOp::Mul, sin, y)?);
