@@ -36,11 +36,15 @@ struct DepthwiseKernel<E: 'static> {
     band: usize,
     /// Channels of one task.
     slice: usize,
+    /// Channels that go through the band together: as many as keep the rows under a kernel in L1.
+    chunk: usize,
     phases: SmallVec<[usize; 1]>,
 }
 
 /// Bytes of input that one band of rows should stay within.
 const BAND_BYTES: usize = 256 << 10;
+/// Bytes of the input rows under one kernel row that should stay in L1.
+const L1_BYTES: usize = 24 << 10;
 
 impl<E: Number> DepthwiseTactic<E> {
     fn build(&self, p: &Problem<'_>) -> Result<DepthwiseKernel<E>, Reject> {
@@ -76,6 +80,8 @@ impl<E: Number> DepthwiseTactic<E> {
         let slice = channels.div_ceil(across).next_multiple_of(self.strips.lanes);
         let slices = channels.div_ceil(slice.max(1));
         let band = rows.div_ceil(down).min(fits).max(1);
+        let lines = (g.input[2] * g.kernel[1] * size_of::<E>()).max(1);
+        let chunk = (L1_BYTES / lines / self.strips.lanes).max(1) * self.strips.lanes;
         let mut phases = SmallVec::new();
         if !empty {
             phases.push(rows.div_ceil(band) * slices);
@@ -89,6 +95,7 @@ impl<E: Number> DepthwiseTactic<E> {
             channels,
             band,
             slice,
+            chunk,
             phases,
         })
     }
@@ -245,13 +252,12 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
         let all = slice * self.slice..self.channels.min((slice + 1) * self.slice);
         let (xs, ys) = (inside(g, 2), inside(g, 1));
         let width = g.output[2];
-        let lanes = self.strips.lanes;
         // SAFETY: every output of the band and the slice is computed once, from taps inside the input.
         unsafe {
             self.finisher.with(args, 0, args.scratch, |finish| {
                 let mut taps = Taps::new();
-                for c in all.clone().step_by(lanes) {
-                    let channels = c..all.end.min(c + lanes);
+                for c in all.clone().step_by(self.chunk) {
+                    let channels = c..all.end.min(c + self.chunk);
                     let mut row = first;
                     while row < last {
                         let (y, z) = (row % g.output[1], row / g.output[1] % g.output[0]);

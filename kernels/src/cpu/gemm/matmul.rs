@@ -23,15 +23,15 @@ pub struct MatMulTactic<E: 'static> {
 }
 
 /// The last two axes of an operand, and the axes before them.
-struct Operand2 {
-    rows: usize,
-    cols: usize,
-    row: isize,
-    col: isize,
+pub(super) struct Operand2 {
+    pub rows: usize,
+    pub cols: usize,
+    pub row: isize,
+    pub col: isize,
 }
 
 impl Operand2 {
-    fn new(desc: &TensorDesc, transposed: bool) -> Self {
+    pub fn new(desc: &TensorDesc, transposed: bool) -> Self {
         let (r, c) = (desc.rank() - 2, desc.rank() - 1);
         let (r, c) = if transposed { (c, r) } else { (r, c) };
         Operand2 { rows: desc.shape[r], cols: desc.shape[c], row: desc.strides[r], col: desc.strides[c] }
@@ -39,7 +39,7 @@ impl Operand2 {
 }
 
 /// Strides of `desc`'s leading axes along the leading axes of `out`.
-fn batch_dims<'a>(desc: &'a TensorDesc, out: &'a TensorDesc) -> impl Iterator<Item = (usize, isize)> + 'a {
+pub(super) fn batch_dims<'a>(desc: &'a TensorDesc, out: &'a TensorDesc) -> impl Iterator<Item = (usize, isize)> + 'a {
     let lead = out.rank() - 2;
     let shift = out.rank() - desc.rank();
     (0..lead).map(move |axis| {
@@ -412,6 +412,7 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
         #[cfg(target_arch = "x86_64")]
         all.extend_from_slice(X86);
         all.extend_from_slice(PORTABLE);
+        all.extend(super::thin::tactics());
         all
     })
 }

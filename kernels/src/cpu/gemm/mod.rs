@@ -10,5 +10,6 @@ pub mod rows;
 pub mod sweep;
 #[cfg(test)]
 mod tests;
+mod thin;
 
 pub use matmul::tactics;
