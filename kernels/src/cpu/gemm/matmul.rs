@@ -39,7 +39,10 @@ impl Operand2 {
 }
 
 /// Strides of `desc`'s leading axes along the leading axes of `out`.
-pub(super) fn batch_dims<'a>(desc: &'a TensorDesc, out: &'a TensorDesc) -> impl Iterator<Item = (usize, isize)> + 'a {
+pub(super) fn batch_dims<'a>(
+    desc: &'a TensorDesc,
+    out: &'a TensorDesc,
+) -> impl Iterator<Item = (usize, isize)> + 'a {
     let lead = out.rank() - 2;
     let shift = out.rank() - desc.rank();
     (0..lead).map(move |axis| {

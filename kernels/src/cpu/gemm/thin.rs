@@ -257,7 +257,8 @@ impl<E: Number> ThinTactic<E> {
             return Err(Reject::new(format!("needs {}", self.isa)));
         }
         let (a, b, out) = (&p.inputs[0].desc, &p.inputs[1].desc, &p.outputs[0]);
-        if [a, b, out].iter().any(|d| !is_type::<E>(d.dtype)) || matches!(out.dtype, DType::U32 | DType::U64) {
+        if [a, b, out].iter().any(|d| !is_type::<E>(d.dtype)) || matches!(out.dtype, DType::U32 | DType::U64)
+        {
             return Err(Reject::new("another type"));
         }
         if p.inputs[1].constant.is_some() {
@@ -375,14 +376,18 @@ impl<E: Number> Kernel for ThinMatMul<E> {
                         };
                         let kernels = if self.dots { &self.thin.dots } else { &self.thin.rows };
                         kernels[rows - 1](&slice);
-                        let plain = finish.bias.is_null() && finish.residual.is_null() && finish.clip.is_none();
+                        let plain =
+                            finish.bias.is_null() && finish.residual.is_null() && finish.clip.is_none();
                         for (i, &c) in c[..rows].iter().enumerate().filter(|_| !plain) {
                             let bias =
                                 if finish.bias.is_null() { finish.bias } else { finish.bias.add(first) };
                             let residual = if finish.residual.is_null() {
                                 finish.residual
                             } else {
-                                finish.residual.wrapping_offset(self.residual.offset(row + i)).wrapping_add(first)
+                                finish
+                                    .residual
+                                    .wrapping_offset(self.residual.offset(row + i))
+                                    .wrapping_add(first)
                             };
                             (self.thin.finish)(c, cols, bias, residual, finish.clip);
                         }
