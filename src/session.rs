@@ -22,7 +22,7 @@ pub const CACHE_QUOTA: u64 = 8 << 30;
 pub struct SessionError {
     pub segment: String,
     #[source]
-    pub source: BuildError,
+    pub source: Box<BuildError>,
 }
 
 /// Partitions and builds under one set of options. Shared by any number of threads.
@@ -53,7 +53,7 @@ impl Session {
 
     /// Builds the plan of a network into the file at `path`, apart from the plan cache.
     pub fn write_plan(&self, network: &Network, path: &Path) -> Result<(), SessionError> {
-        let fail = |source| SessionError { segment: network.name.clone(), source };
+        let fail = |source| SessionError { segment: network.name.clone(), source: Box::new(source) };
         let key = self.key(network).map_err(fail)?;
         ContainerWriter::publish(path, key.fields().to_vec(), |writer| {
             Builder::new(&self.builder_config()).build(network.clone(), self.timings(), writer)
@@ -84,7 +84,7 @@ impl Session {
 
     /// The engine of a network: loaded from the plan cache, or built (and cached).
     pub fn build(&self, network: &Network) -> Result<(Arc<Engine>, Option<Origin>), SessionError> {
-        let fail = |source| SessionError { segment: network.name.clone(), source };
+        let fail = |source| SessionError { segment: network.name.clone(), source: Box::new(source) };
         let config = self.builder_config();
         let Some(cache) = self.cache() else {
             let engine =

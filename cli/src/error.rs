@@ -15,26 +15,26 @@ pub enum CliError {
     Option(#[from] engraft::OptionError),
 
     #[error("cannot read the model {}", path.display())]
-    Model { path: PathBuf, source: engraft::subgraph::onnx::ModelError },
+    Model { path: PathBuf, source: Box<engraft::subgraph::onnx::ModelError> },
 
     #[error("cannot read the plan {}", path.display())]
-    Plan { path: PathBuf, source: engraft::engine::container::ContainerError },
+    Plan { path: PathBuf, source: Box<engraft::engine::container::ContainerError> },
 
     #[error("the plan {} cannot be used here", path.display())]
-    Engine { path: PathBuf, source: engraft::engine::PlanError },
+    Engine { path: PathBuf, source: Box<engraft::engine::PlanError> },
 
     #[error("cannot build an engine")]
     Build(#[source] engraft::SessionError),
 
     #[error("{model} failed")]
-    Run { model: String, source: engraft::engine::RunError },
+    Run { model: String, source: Box<engraft::engine::RunError> },
 
     /// Some of a model would have to stay with a host runtime.
     #[error("{} cannot run without a host runtime:\n{reasons}\n`engraft explain` tells more", path.display())]
     NotStandalone { path: PathBuf, reasons: String },
 
     #[error("array file {}", path.display())]
-    Array { path: PathBuf, source: NpyError },
+    Array { path: PathBuf, source: Box<NpyError> },
 
     #[error("cannot {action} {}", path.display())]
     File { action: &'static str, path: PathBuf, source: std::io::Error },
@@ -68,6 +68,6 @@ impl CliError {
     /// For `map_err` on array files.
     pub fn array(path: impl Into<PathBuf>) -> impl FnOnce(NpyError) -> Self {
         let path = path.into();
-        move |source| Self::Array { path, source }
+        move |source| Self::Array { path, source: Box::new(source) }
     }
 }

@@ -23,10 +23,8 @@ pub struct Execution {
 impl Execution {
     /// `threads`: one per core where `None`. `path` names the engine in errors.
     pub fn new(engine: Arc<Engine>, inputs: Vec<Tensor>, threads: Option<u16>, path: &Path) -> Self {
-        let threads = threads.map_or_else(
-            || std::thread::available_parallelism().map_or(1, usize::from),
-            |threads| usize::from(threads),
-        );
+        let threads =
+            threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
         let pool = Pool::shared(threads);
         Self { engine, pool, inputs, outputs: ReusedOutputs::default(), label: path.display().to_string() }
     }
@@ -59,7 +57,7 @@ impl Execution {
     }
 
     fn error(&self, source: engraft::engine::RunError) -> CliError {
-        CliError::Run { model: self.label.clone(), source }
+        CliError::Run { model: self.label.clone(), source: Box::new(source) }
     }
 }
 

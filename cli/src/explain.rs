@@ -67,7 +67,8 @@ fn explain(
             .map_err(CliError::build)?;
         let sizes = engine.network().representative_env();
         let tactics = engine.tactics(&sizes, session.threads());
-        let tactics = tactics.map_err(|source| CliError::Run { model: segment.name.clone(), source })?;
+        let tactics = tactics
+            .map_err(|source| CliError::Run { model: segment.name.clone(), source: Box::new(source) })?;
         segments.push(Segment {
             name: segment.name.clone(),
             fusion: engine.fusion_report().to_vec(),

@@ -63,10 +63,11 @@ pub fn run(arguments: &Inspect, output: Output) -> Result<(), CliError> {
             let plan = PlanSummary::of(summary, bytes);
             output.print(&plan, || plan.text())
         }
-        Err(error) if is_plan(path) => Err(CliError::Plan { path: path.clone(), source: error }),
+        Err(error) if is_plan(path) => Err(CliError::Plan { path: path.clone(), source: Box::new(error) }),
         Err(_) => {
             let source = onnx::read_model(path);
-            let model = source.map_err(|source| CliError::Model { path: path.clone(), source })?;
+            let model =
+                source.map_err(|source| CliError::Model { path: path.clone(), source: Box::new(source) })?;
             let summary = ModelSummary::of(&model);
             output.print(&summary, || summary.text())
         }

@@ -30,9 +30,10 @@ pub fn load(path: &Path, arguments: &OptionArguments) -> Result<Loaded, CliError
         if let Some((key, _)) = arguments.options.first() {
             return Err(CliError::Usage(format!("--option {key}: a plan is built already")));
         }
-        let container =
-            Container::open(path).map_err(|source| CliError::Plan { path: path.to_owned(), source })?;
-        Engine::load(container).map_err(|source| CliError::Engine { path: path.to_owned(), source })?
+        let container = Container::open(path)
+            .map_err(|source| CliError::Plan { path: path.to_owned(), source: Box::new(source) })?;
+        Engine::load(container)
+            .map_err(|source| CliError::Engine { path: path.to_owned(), source: Box::new(source) })?
     } else {
         let (session, segment) = whole_model(path, arguments)?;
         let (engine, _) = progress::spinning("building the engine", || session.build(&segment.network))
@@ -61,7 +62,9 @@ pub fn whole_model(path: &Path, arguments: &OptionArguments) -> Result<(Session,
 
 pub fn read_model(path: &Path) -> Result<HostGraph, CliError> {
     let model = onnx::read_model(path);
-    model.map(|model| model.graph).map_err(|source| CliError::Model { path: path.to_owned(), source })
+    model
+        .map(|model| model.graph)
+        .map_err(|source| CliError::Model { path: path.to_owned(), source: Box::new(source) })
 }
 
 pub fn parse_options(arguments: &OptionArguments) -> Result<Options, CliError> {
