@@ -3,8 +3,9 @@
 
 use crate::error::PlanError;
 use engraft_kernels::{Class, Isa, Operand, Problem, Tactic, TensorDesc, catalog};
-use engraft_network::{Def, Dim, Network, Node, NodeId, Op, SymbolId, SymbolSource, Tensor, ValueId, ops};
-use rustc_hash::FxHashMap;
+use engraft_network::ops::Assumption;
+use engraft_network::{Def, Dim, Network, Node, NodeId, Op, SymbolId, SymbolSource, Tensor, TensorType, ValueId, ops};
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -39,6 +40,8 @@ pub(crate) struct Stage {
     pub elements: Vec<(SymbolId, ValueId, u32)>,
     /// Outputs of the network that this stage produces.
     pub outputs: Vec<u32>,
+    /// What the types of its nodes' results take for granted of the sizes.
+    pub assumptions: Vec<(NodeId, Assumption)>,
 }
 
 /// A tactic that was found fastest for a node at some size.
@@ -107,8 +110,42 @@ impl Program {
             network,
         };
         p.find_stages()?;
+        p.find_assumptions()?;
         p.fill_shortlists();
         Ok(p)
+    }
+
+    fn find_assumptions(&mut self) -> Result<(), PlanError> {
+        let net = &self.network;
+        for stage in &mut self.stages {
+            let mut seen = FxHashSet::default();
+            for id in &stage.nodes {
+                let Some(node) = net.node(*id) else { continue };
+                let operands: SmallVec<[&TensorType; 4]> = node.inputs.iter().map(|v| net.ty(*v)).collect();
+                let mut own = |output: u32, axis: u32| {
+                    let v = node.outputs.get(output as usize).map(|v| net.ty(*v));
+                    v.and_then(|ty| ty.shape.get(axis as usize).cloned()).unwrap_or(Dim::Fixed(0))
+                };
+                let inferred = node.op.infer_with_assumptions(&operands, &mut own);
+                let (types, mut assumptions) = inferred.map_err(|e| PlanError::Inconsistent {
+                    what: format!("node `{}`", node.name),
+                    reason: e.to_string(),
+                })?;
+                // A result may be declared more telling than it is inferred.
+                for (ty, v) in types.iter().zip(&node.outputs) {
+                    for (dim, other) in ty.shape.iter().zip(&net.ty(*v).shape).filter(|(a, b)| a != b) {
+                        let (dim, other) = (dim.clone(), other.clone());
+                        assumptions.push(Assumption { dim, other, or_one: false });
+                    }
+                }
+                for a in assumptions {
+                    if seen.insert(a.clone()) {
+                        stage.assumptions.push((*id, a));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn find_stages(&mut self) -> Result<(), PlanError> {

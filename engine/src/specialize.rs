@@ -6,7 +6,7 @@ use crate::memory::{self, Request};
 use crate::program::{Program, Role, Target};
 use crate::strides;
 use engraft_kernels::{Kernel, Operand, Problem, TensorDesc};
-use engraft_network::{DType, Def, NodeId, Op, ValueId, ops::eval_shape};
+use engraft_network::{DType, Def, Dim, NodeId, Op, ValueId, ops::eval_shape};
 use smallvec::SmallVec;
 use std::sync::atomic::AtomicU64;
 
@@ -89,6 +89,13 @@ pub(crate) fn specialize(
         crossings: Vec::new(),
         cost_ns: 0.0,
     };
+    for (node, a) in &program.stages[stage].assumptions {
+        if !a.holds(env) {
+            let value = |d: &Dim| d.try_eval(env).map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+            let reason = format!("sizes do not fit: {} against {}", value(&a.dim), value(&a.other));
+            return Err(planner.error(*node, reason));
+        }
+    }
     planner.assign_outputs();
     for id in &program.stages[stage].nodes {
         planner.node(*id)?;

@@ -1,6 +1,6 @@
 //! Checks that the operators' shape inference shares.
 
-use super::{OpError, TypeVec};
+use super::{OpError, TypeVec, assume};
 use crate::{DType, Dim, TensorType};
 use smallvec::{SmallVec, smallvec};
 
@@ -64,8 +64,15 @@ pub(super) fn attribute(name: &'static str, reason: impl Into<String>) -> OpErro
     OpError::Attribute { name, reason: reason.into() }
 }
 
-/// The one dim that both stand for, in its more telling form. Errors: they cannot be equal.
+/// The one dim that both stand for, in its more telling form. Errors: they cannot be equal. That they are equal is
+/// [assumed](super::Assumption) where symbols cannot tell.
 pub(super) fn agree(a: &Dim, b: &Dim, what: &str) -> Result<Dim, OpError> {
+    let dim = may_agree(a, b, what)?;
+    assume::equal(a, b);
+    Ok(dim)
+}
+
+fn may_agree(a: &Dim, b: &Dim, what: &str) -> Result<Dim, OpError> {
     if a == b {
         return Ok(a.clone());
     }
@@ -83,9 +90,10 @@ pub(super) fn broadcasts_to(shape: &[Dim], to: &[Dim], what: &str) -> Result<(),
         return Err(OpError::Shape(format!("{what}: {shape:?} has more axes than {to:?}")));
     }
     for (d, t) in shape.iter().zip(&to[to.len() - shape.len()..]) {
-        if d.fixed() != Some(1) && agree(d, t, what).is_err() {
+        if d.fixed() != Some(1) && may_agree(d, t, what).is_err() {
             return Err(OpError::Shape(format!("{what}: {shape:?} does not broadcast to {to:?}")));
         }
+        assume::equal_or_one(d, t);
     }
     Ok(())
 }

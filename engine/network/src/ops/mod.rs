@@ -1,5 +1,6 @@
 //! The closed set of operators: one file per family.
 
+mod assume;
 mod attention;
 mod check;
 mod conv;
@@ -19,6 +20,7 @@ mod search;
 mod shape;
 mod slice;
 
+pub use assume::Assumption;
 pub use attention::Attention;
 pub use conv::{Conv, ConvTranspose, Padding};
 pub use gather::{Gather, GatherElements, GatherNd};
@@ -143,7 +145,8 @@ pub fn broadcast_shapes<'a>(
     shapes: impl IntoIterator<Item = &'a [Dim]>,
 ) -> Result<SmallVec<[Dim; 4]>, OpError> {
     let mut out: SmallVec<[Dim; 4]> = SmallVec::new();
-    for s in shapes {
+    let shapes: SmallVec<[&[Dim]; 4]> = shapes.into_iter().collect();
+    for s in &shapes {
         while out.len() < s.len() {
             out.insert(0, Dim::Fixed(1));
         }
@@ -160,6 +163,11 @@ pub fn broadcast_shapes<'a>(
                 (None, Some(_)) => *o = d.clone(),
                 _ => {}
             }
+        }
+    }
+    for s in &shapes {
+        for (d, o) in s.iter().zip(&out[out.len() - s.len()..]) {
+            assume::equal_or_one(d, o);
         }
     }
     Ok(out)
