@@ -4,7 +4,9 @@
 use crate::error::PlanError;
 use engraft_kernels::{Class, Isa, Operand, Problem, Tactic, TensorDesc, catalog};
 use engraft_network::ops::Assumption;
-use engraft_network::{Def, Dim, Network, Node, NodeId, Op, SymbolId, SymbolSource, Tensor, TensorType, ValueId, ops};
+use engraft_network::{
+    Def, Dim, Network, Node, NodeId, Op, SymbolId, SymbolSource, Tensor, TensorType, ValueId, ops,
+};
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;

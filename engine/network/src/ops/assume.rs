@@ -91,7 +91,9 @@ mod tests {
         let (types, assumed) = add.infer_with_assumptions(&[&a, &c], &mut |_, _| Dim::Fixed(0)).unwrap();
         assert_eq!(types[0].shape[0], n);
         assert_eq!(assumed, [Assumption { dim: l, other: n, or_one: true }]);
-        assert!(assumed[0].holds(&[2, 9, 1]) && assumed[0].holds(&[2, 9, 2]) && !assumed[0].holds(&[1, 9, 2]));
+        assert!(
+            assumed[0].holds(&[2, 9, 1]) && assumed[0].holds(&[2, 9, 2]) && !assumed[0].holds(&[1, 9, 2])
+        );
 
         let (_, assumed) = add.infer_with_assumptions(&[&a, &a], &mut |_, _| Dim::Fixed(0)).unwrap();
         assert_eq!(assumed, []);
