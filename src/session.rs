@@ -33,6 +33,16 @@ pub struct Session {
     threads: usize,
     cache: OnceLock<Option<PlanCache>>,
     timings: OnceLock<TimingCache>,
+    progress: Progress,
+}
+
+/// Hears how many of how many layers of a build have their tactics timed.
+struct Progress(Box<dyn Fn(usize, usize) + Send + Sync>);
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Progress")
+    }
 }
 
 impl Session {
@@ -43,7 +53,19 @@ impl Session {
 
     /// A session whose engines are tuned for `threads` threads.
     pub fn with_threads(options: Options, threads: usize) -> Session {
-        Session { options, isa: Isa::best(), threads, cache: OnceLock::new(), timings: OnceLock::new() }
+        Session {
+            options,
+            isa: Isa::best(),
+            threads,
+            cache: OnceLock::new(),
+            timings: OnceLock::new(),
+            progress: Progress(Box::new(|_, _| ())),
+        }
+    }
+
+    /// `progress` is told, during builds, how many of how many layers have their tactics timed.
+    pub fn on_progress(self, progress: impl Fn(usize, usize) + Send + Sync + 'static) -> Session {
+        Session { progress: Progress(Box::new(progress)), ..self }
     }
 
     /// Threads that engines are tuned for.
@@ -56,7 +78,7 @@ impl Session {
         let fail = |source| SessionError { segment: network.name.clone(), source: Box::new(source) };
         let key = self.key(network).map_err(fail)?;
         ContainerWriter::publish(path, key.fields().to_vec(), |writer| {
-            Builder::new(&self.builder_config()).build(network.clone(), self.timings(), writer)
+            self.builder(&self.builder_config()).build(network.clone(), self.timings(), writer)
         })
         .map_err(fail)?;
         self.keep_timings();
@@ -88,7 +110,7 @@ impl Session {
         let config = self.builder_config();
         let Some(cache) = self.cache() else {
             let engine =
-                Builder::new(&config).build_engine_with(network.clone(), self.timings()).map_err(fail)?;
+                self.builder(&config).build_engine_with(network.clone(), self.timings()).map_err(fail)?;
             self.keep_timings();
             return Ok((engine, None));
         };
@@ -96,7 +118,7 @@ impl Session {
         let (engine, origin) = cache
             .fetch(
                 &key,
-                |writer| Builder::new(&config).build(network.clone(), self.timings(), writer),
+                |writer| self.builder(&config).build(network.clone(), self.timings(), writer),
                 |container| Engine::load_for(container, self.isa).map_err(BuildError::from),
             )
             .map_err(fail)?;
@@ -104,6 +126,10 @@ impl Session {
             self.keep_timings();
         }
         Ok((engine, Some(origin)))
+    }
+
+    fn builder<'a>(&'a self, config: &'a BuilderConfig) -> Builder<'a> {
+        Builder::new(config).on_progress(&*self.progress.0)
     }
 
     fn keep_timings(&self) {

@@ -46,6 +46,9 @@ pub struct Build {
     /// The plan file to write.
     #[arg(short, long)]
     pub output: PathBuf,
+    /// Number of threads to tune for; one per core without it.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
     #[command(flatten)]
     pub options: OptionArguments,
 }

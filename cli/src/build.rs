@@ -7,7 +7,6 @@ use serde::Serialize;
 use crate::arguments::Build;
 use crate::error::CliError;
 use crate::output::Output;
-use crate::progress;
 use crate::standalone;
 use crate::table;
 
@@ -21,15 +20,16 @@ struct Built {
 
 pub fn run(arguments: &Build, output: Output) -> Result<(), CliError> {
     let start = Instant::now();
-    let (session, segment) = standalone::whole_model(&arguments.model, &arguments.options)?;
+    let model = standalone::whole_model(&arguments.model, &arguments.options, arguments.threads)?;
     let path = &arguments.output;
-    progress::spinning("building the plan", || session.write_plan(&segment.network, path))
-        .map_err(CliError::build)?;
+    let written = model.session.write_plan(&model.segment.network, path);
+    model.progress.clear();
+    written.map_err(CliError::build)?;
     let bytes = std::fs::metadata(path).map_err(CliError::file("read", path))?.len();
     let built = Built {
         plan: path.display().to_string(),
         bytes,
-        layers: segment.network.node_count(),
+        layers: model.segment.network.node_count(),
         seconds: start.elapsed().as_secs_f64(),
     };
     output.print(&built, || {

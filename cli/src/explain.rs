@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::arguments::Explain;
 use crate::error::CliError;
 use crate::output::Output;
-use crate::progress;
+use crate::progress::BuildProgress;
 use crate::standalone;
 use crate::table::{Align, Table};
 
@@ -47,9 +47,12 @@ struct Layer {
 
 pub fn run(arguments: &Explain, output: Output) -> Result<(), CliError> {
     let graph = standalone::read_model(&arguments.model)?;
-    let session = Session::new(standalone::parse_options(&arguments.options)?);
+    let progress = BuildProgress::new();
+    let session = Session::new(standalone::parse_options(&arguments.options)?).on_progress(progress.hook());
     let mut graphs = Vec::new();
-    explain(&session, "", &graph, &mut graphs)?;
+    let explained = explain(&session, "", &graph, &mut graphs);
+    progress.clear();
+    explained?;
     let explanation = Explanation { graphs };
     output.print(&explanation, || explanation.text(arguments.all))
 }
@@ -63,8 +66,7 @@ fn explain(
     let partition = session.partition(graph);
     let mut segments = Vec::new();
     for segment in &partition.segments {
-        let (engine, _) = progress::spinning("building a segment", || session.build(&segment.network))
-            .map_err(CliError::build)?;
+        let (engine, _) = session.build(&segment.network).map_err(CliError::build)?;
         let sizes = engine.network().representative_env();
         let tactics = engine.tactics(&sizes, session.threads());
         let tactics = tactics

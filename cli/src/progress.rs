@@ -34,17 +34,35 @@ impl Drop for Progress {
     }
 }
 
-/// Shows `message` and the time it has taken while `work` goes on.
-pub fn spinning<T>(message: &'static str, work: impl FnOnce() -> T) -> T {
-    let bar = ProgressBar::with_draw_target(None, target());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
-        bar.set_style(style);
+/// A bar over the layers of builds, which shows itself when there is something to time.
+#[derive(Clone)]
+pub struct BuildProgress(ProgressBar);
+
+impl BuildProgress {
+    pub fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, target());
+        if let Ok(style) =
+            ProgressStyle::with_template("building {bar:40} {pos}/{len} layers timed {eta} left")
+        {
+            bar.set_style(style);
+        }
+        Self(bar)
     }
-    bar.set_message(message);
-    bar.enable_steady_tick(Duration::from_millis(100));
-    let result = work();
-    bar.finish_and_clear();
-    result
+
+    /// What a session calls.
+    pub fn hook(&self) -> impl Fn(usize, usize) + Send + Sync + 'static {
+        let bar = self.0.clone();
+        move |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        }
+    }
+
+    /// Takes the bar away after a build; the next one begins anew.
+    pub fn clear(&self) {
+        self.0.finish_and_clear();
+        self.0.reset();
+    }
 }
 
 fn target() -> ProgressDrawTarget {

@@ -44,7 +44,7 @@ struct Comparison {
 }
 
 pub fn run(arguments: &Run, output: Output) -> Result<(), CliError> {
-    let loaded = standalone::load(&arguments.model, &arguments.engine.options)?;
+    let loaded = standalone::load(&arguments.model, &arguments.engine)?;
     let names: Vec<String> = loaded.engine.outputs().iter().map(|binding| binding.name.clone()).collect();
     if let Some(path) = &arguments.output {
         check_store(path, names.len())?;

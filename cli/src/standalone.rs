@@ -9,10 +9,10 @@ use engraft::engine::container::Container;
 use engraft::subgraph::{Segment, onnx};
 use engraft::{HostGraph, Options, PartitionPolicy, Session};
 
-use crate::arguments::OptionArguments;
+use crate::arguments::{EngineArguments, OptionArguments};
 use crate::error::CliError;
 use crate::inspect::is_plan;
-use crate::progress;
+use crate::progress::BuildProgress;
 
 /// How many kinds of refused nodes an error names.
 const REASONS: usize = 5;
@@ -24,10 +24,10 @@ pub struct Loaded {
 }
 
 /// The engine of a model (built, or found in the plan cache) or of a plan.
-pub fn load(path: &Path, arguments: &OptionArguments) -> Result<Loaded, CliError> {
+pub fn load(path: &Path, arguments: &EngineArguments) -> Result<Loaded, CliError> {
     let start = Instant::now();
     let engine = if is_plan(path) {
-        if let Some((key, _)) = arguments.options.first() {
+        if let Some((key, _)) = arguments.options.options.first() {
             return Err(CliError::Usage(format!("--option {key}: a plan is built already")));
         }
         let container = Container::open(path)
@@ -35,27 +35,44 @@ pub fn load(path: &Path, arguments: &OptionArguments) -> Result<Loaded, CliError
         Engine::load(container)
             .map_err(|source| CliError::Engine { path: path.to_owned(), source: Box::new(source) })?
     } else {
-        let (session, segment) = whole_model(path, arguments)?;
-        let (engine, _) = progress::spinning("building the engine", || session.build(&segment.network))
-            .map_err(CliError::build)?;
-        engine
+        let model = whole_model(path, &arguments.options, arguments.threads)?;
+        let built = model.session.build(&model.segment.network);
+        model.progress.clear();
+        built.map_err(CliError::build)?.0
     };
     Ok(Loaded { engine, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// A model as one segment; there is no host to leave anything to.
-pub fn whole_model(path: &Path, arguments: &OptionArguments) -> Result<(Session, Segment), CliError> {
+/// A model as one segment, and the session that builds it under the eyes of `progress`.
+pub struct WholeModel {
+    pub session: Session,
+    pub segment: Segment,
+    pub progress: BuildProgress,
+}
+
+/// A model as one segment; there is no host to leave anything to. It is tuned for `threads` threads, one per core where
+/// `None`.
+pub fn whole_model(
+    path: &Path,
+    arguments: &OptionArguments,
+    threads: Option<u16>,
+) -> Result<WholeModel, CliError> {
     let mut options = parse_options(arguments)?;
     // Whatever can run has to.
     options.partition_policy = Some(PartitionPolicy::Maximal);
     options.min_subgraph_size = Some(1);
     let graph = read_model(path)?;
-    let session = Session::new(options);
+    let progress = BuildProgress::new();
+    let session = match threads {
+        Some(threads) => Session::with_threads(options, usize::from(threads)),
+        None => Session::new(options),
+    };
+    let session = session.on_progress(progress.hook());
     let mut partition = session.partition(&graph);
     let whole = partition.report.taken == partition.report.nodes.len()
         && matches!(&partition.segments[..], [one] if graph.outputs.iter().all(|o| one.outputs.contains(o)));
     match partition.segments.pop() {
-        Some(segment) if whole => Ok((session, segment)),
+        Some(segment) if whole => Ok(WholeModel { session, segment, progress }),
         _ => Err(CliError::NotStandalone { path: path.to_owned(), reasons: reasons(&partition.report) }),
     }
 }

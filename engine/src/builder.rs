@@ -43,14 +43,25 @@ impl Default for BuilderConfig {
 }
 
 /// Makes plans.
-#[derive(Debug)]
 pub struct Builder<'a> {
     config: &'a BuilderConfig,
+    progress: &'a (dyn Fn(usize, usize) + Sync),
+}
+
+impl std::fmt::Debug for Builder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder").field("config", self.config).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Builder<'a> {
     pub fn new(config: &'a BuilderConfig) -> Builder<'a> {
-        Builder { config }
+        Builder { config, progress: &|_, _| () }
+    }
+
+    /// `progress` is told how many of how many layers have their tactics timed, which is what takes long.
+    pub fn on_progress(self, progress: &'a (dyn Fn(usize, usize) + Sync)) -> Builder<'a> {
+        Builder { progress, ..self }
     }
 
     /// Optimizes `network`, selects and tunes tactics, and writes the plan.
@@ -73,8 +84,9 @@ impl<'a> Builder<'a> {
         let envs = self.profile_envs(&program.network, env)?;
         let mut tuned: Vec<Tuned> = Vec::new();
         let budget = tune::budget(config.optimization_level) / envs.len().max(1) as u32;
-        for env in &envs {
-            tuned.extend(tune::tune(&program, env, config.threads, budget, timings));
+        for (index, env) in envs.iter().enumerate() {
+            let progress = |done, total| (self.progress)(index * total + done, envs.len() * total);
+            tuned.extend(tune::tune(&program, env, config.threads, budget, timings, &progress));
         }
         for t in &tuned {
             if let Some(tactic) = catalog::by_id(&t.tactic) {

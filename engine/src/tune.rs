@@ -25,13 +25,14 @@ pub(crate) fn budget(level: u8) -> Duration {
 }
 
 /// Times the candidates of the program's heavy nodes under `env`, the costliest first, until the budget is spent; known
-/// timings cost nothing. Returns what was found fastest.
+/// timings cost nothing. Returns what was found fastest. `progress` hears how many of how many nodes are decided.
 pub(crate) fn tune(
     program: &Program,
     env: &[i64],
     threads: usize,
     budget: Duration,
     timings: &TimingCache,
+    progress: &dyn Fn(usize, usize),
 ) -> Vec<Tuned> {
     if budget.is_zero() {
         return Vec::new();
@@ -57,7 +58,9 @@ pub(crate) fn tune(
     jobs.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut decided: FxHashMap<String, (&'static str, u32)> = FxHashMap::default();
     let mut tuned = Vec::new();
-    for (_, id, signature) in jobs {
+    let total = jobs.len();
+    for (done, (_, id, signature)) in jobs.into_iter().enumerate() {
+        progress(done, total);
         let found = program.with_dense_problem(id, env, threads, |p| {
             let choice = match decided.get(&signature) {
                 Some(c) => Some(*c),
