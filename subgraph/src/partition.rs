@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use engraft_network::{NodeId, SymbolId};
 use rustc_hash::FxHashMap;
 
 use crate::cluster::{Dag, cluster};
@@ -53,7 +54,7 @@ struct Partitioner<'g, 'c> {
     work: Vec<Work>,
     reference: Vec<bool>,
     /// Nodes of the network that each node became.
-    layers: Vec<usize>,
+    layers: Vec<Vec<NodeId>>,
     /// Representative sizes of the probe's symbols so far.
     sizes: Vec<i64>,
 }
@@ -71,7 +72,7 @@ pub fn partition(graph: &HostGraph, capability: &dyn Capability, options: &Parti
         refused: vec![None; count],
         work: vec![Work::default(); count],
         reference: vec![false; count],
-        layers: vec![0; count],
+        layers: vec![Vec::new(); count],
         sizes: Vec::new(),
     };
     this.refuse_by_policy();
@@ -122,6 +123,7 @@ impl<'g> Partitioner<'g, '_> {
         }
         for index in 0..self.graph.nodes.len() {
             // A node that was refused is lowered all the same: for its work and the types of its outputs.
+            self.layers[index].clear();
             let outcome = self.try_node(&mut lowering, index);
             if self.refused[index].is_none() {
                 self.refused[index] = outcome.err();
@@ -132,8 +134,12 @@ impl<'g> Partitioner<'g, '_> {
         }
         let sizes = lowering.network().representative_env();
         for index in 0..self.graph.nodes.len() {
+            self.work[index] = Work::default();
+            for &node in &self.layers[index] {
+                self.work[index] += work(lowering.network(), node, &sizes);
+            }
             // Shape arithmetic moves no data.
-            let moves = self.layers[index] > 0 || self.refused[index].is_some();
+            let moves = !self.layers[index].is_empty() || self.refused[index].is_some();
             self.work[index].bytes = if moves { self.host_bytes(&lowering, &sizes, index) } else { 0.0 };
         }
         lowering
@@ -141,8 +147,8 @@ impl<'g> Partitioner<'g, '_> {
 
     fn try_node(&mut self, lowering: &mut Lowering, index: usize) -> Result<(), Reject> {
         let nodes = lowering.lower(index)?;
-        if self.sizes.len() != lowering.network().symbols().len() {
-            self.sizes = lowering.network().representative_env();
+        for symbol in self.sizes.len()..lowering.network().symbols().len() {
+            self.sizes.push(lowering.network().representative_size(SymbolId(symbol as u32)));
         }
         let sizes = &self.sizes;
         let mut total = Work::default();
@@ -150,8 +156,7 @@ impl<'g> Partitioner<'g, '_> {
         for &node in &nodes {
             total += work(lowering.network(), node, sizes);
         }
-        self.work[index] = total;
-        self.layers[index] = nodes.len();
+        self.layers[index].clone_from(&nodes);
         for node in nodes {
             reference |= self.capability.accept(lowering.network(), node)?.reference;
         }

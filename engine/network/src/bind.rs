@@ -1,6 +1,6 @@
 //! Symbol values: from concrete inputs, and representative ones.
 
-use crate::{Dim, DimEnv, Network, SymbolSource};
+use crate::{Dim, DimEnv, Network, Node, Op, SymbolId, SymbolSource, TensorType, ValueId};
 
 /// Why concrete inputs do not fit a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,28 +76,113 @@ impl Network {
 
     /// Sizes that stand for "typical" where none are given: FLOP shares, tactic choice and layout are judged by them.
     ///
-    /// A symbolic first axis is a batch of 1; other axes of inputs of rank 4 and 5 are 224 (images), of lower ranks 128
-    /// (sequences); elements of shape tensors are 1; sizes that only data tells are 64.
+    /// Each symbol has its [`Network::representative_size`], except where the network's own reshapes and elementwise
+    /// operators rule that out (a recogniser of text lines takes one height only): then one that they allow, if one of a
+    /// list of common sizes does.
     pub fn representative_env(&self) -> Vec<i64> {
-        self.symbols
-            .iter()
-            .map(|s| match s.source {
-                SymbolSource::InputDim { axis: 0, .. } => 1,
-                SymbolSource::InputDim { input, .. } => {
-                    match self.inputs.get(input as usize).map_or(0, |v| self.ty(*v).rank()) {
-                        4 | 5
-                            if self.ty(self.inputs[input as usize]).shape[1]
-                                .fixed()
-                                .is_some_and(|c| c <= 4) =>
-                        {
-                            224
-                        }
-                        _ => 128,
+        let mut env: Vec<i64> =
+            (0..self.symbols.len() as u32).map(|s| self.representative_size(SymbolId(s))).collect();
+        self.reconcile(&mut env);
+        env
+    }
+
+    /// The typical size of one symbol: a symbolic first axis is a batch of 1; other axes of inputs of rank 4 and 5 are 224
+    /// (images), of lower ranks 128 (sequences); elements of shape tensors are 1; sizes that only data tells are 64.
+    pub fn representative_size(&self, symbol: SymbolId) -> i64 {
+        match self.symbols[symbol.0 as usize].source {
+            SymbolSource::InputDim { axis: 0, .. } => 1,
+            SymbolSource::InputDim { input, .. } => {
+                let ty = self.inputs.get(input as usize).map(|v| self.ty(*v));
+                let image = |ty: &TensorType| {
+                    matches!(ty.rank(), 4 | 5) && ty.shape[1].fixed().is_some_and(|c| c <= 4)
+                };
+                if ty.is_some_and(image) { 224 } else { 128 }
+            }
+            SymbolSource::InputElement { .. } => 1,
+            SymbolSource::Data { .. } | SymbolSource::DataElement { .. } => 64,
+        }
+    }
+
+    /// Changes sizes of inputs until no operator contradicts them, as far as common sizes reach.
+    fn reconcile(&self, env: &mut [i64]) {
+        const COMMON: [i64; 20] =
+            [48, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 640, 80, 112, 16, 8, 4, 2, 1];
+        let constraints: Vec<&Node> = self
+            .nodes()
+            .map(|(_, node)| node)
+            .filter(|node| matches!(node.op, Op::Reshape(_) | Op::Binary(_)))
+            .filter(|node| self.ty(node.outputs[0]).fixed_shape().is_none())
+            .collect();
+        let broken = |env: &[i64]| constraints.iter().filter(|node| !self.holds(node, env)).count();
+        let mut worst = broken(env);
+        while worst > 0 {
+            let mut suspects = std::collections::BTreeSet::new();
+            for node in constraints.iter().filter(|node| !self.holds(node, env)) {
+                for value in node.inputs.iter().chain(&node.outputs) {
+                    self.ty(*value).shape.iter().for_each(|d| {
+                        d.for_each_symbol(&mut |s| {
+                            suspects.insert(s);
+                        });
+                    });
+                }
+            }
+            let mut best: Option<(usize, SymbolId, i64)> = None;
+            for symbol in suspects {
+                let index = symbol.0 as usize;
+                if !matches!(self.symbols[index].source, SymbolSource::InputDim { .. }) {
+                    continue;
+                }
+                let old = env[index];
+                for size in COMMON {
+                    env[index] = size;
+                    let count = broken(env);
+                    if count < best.map_or(worst, |b| b.0) {
+                        best = Some((count, symbol, size));
                     }
                 }
-                SymbolSource::InputElement { .. } => 1,
-                SymbolSource::Data { .. } | SymbolSource::DataElement { .. } => 64,
-            })
-            .collect()
+                env[index] = old;
+            }
+            let Some((count, symbol, size)) = best else { return };
+            env[symbol.0 as usize] = size;
+            worst = count;
+        }
+    }
+
+    /// Whether a reshape keeps the number of elements, or the operands of an elementwise operator broadcast.
+    fn holds(&self, node: &Node, env: &DimEnv) -> bool {
+        let sizes = |v: ValueId| self.ty(v).shape.iter().map(move |d| d.eval(env));
+        match node.op {
+            Op::Reshape(_) => {
+                let count = |v| sizes(v).fold(1i64, i64::wrapping_mul);
+                count(node.inputs[0]) == count(node.outputs[0])
+            }
+            _ => sizes(node.inputs[0])
+                .rev()
+                .zip(sizes(node.inputs[1]).rev())
+                .all(|(a, b)| a == b || a == 1 || b == 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, ops};
+
+    #[test]
+    fn representative_sizes_fit_the_network() {
+        let mut net = Network::new("t");
+        let [h, w] = [("h", 2), ("w", 3)]
+            .map(|(name, axis)| Dim::symbol(net.add_symbol(name, SymbolSource::InputDim { input: 0, axis })));
+        let shape = [Dim::Fixed(1), Dim::Fixed(3), h.clone(), w.clone()];
+        let x = net.add_input("x", TensorType::new(DType::F32, shape));
+        assert_eq!(net.representative_env(), [224, 224]);
+        // Fits only where floor(h / 32) is 1.
+        let one = net.add_constant("one", crate::Tensor::scalar(1f32));
+        let line = h.floor_div(&Dim::Fixed(32)).mul(&w);
+        let line = net.add("line", ops::Expand { shape: vec![line] }.into(), &[one]).unwrap();
+        let y = net.add("y", ops::Reshape { shape: vec![Dim::Fixed(1), w] }.into(), &[line]).unwrap();
+        net.set_outputs(vec![y]);
+        assert_eq!(net.representative_env(), [48, 224]);
     }
 }
