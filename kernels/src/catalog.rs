@@ -23,6 +23,7 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         rows.extend_from_slice(crate::cpu::softmax::tactics());
         rows.extend_from_slice(crate::cpu::norm::tactics());
         rows.extend_from_slice(crate::cpu::reduce::tactics());
+        rows.extend_from_slice(crate::cpu::rnn::tactics());
         // The reference stands last and takes everything.
         rows.push(&crate::reference::ReferenceTactic);
         rows

@@ -15,6 +15,7 @@ pub mod pack;
 pub mod pointwise;
 pub mod pool;
 pub mod reduce;
+pub mod rnn;
 pub mod simd;
 pub mod softmax;
 mod storage;

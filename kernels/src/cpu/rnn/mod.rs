@@ -1,0 +1,377 @@
+//! Recurrent layers: the products with the inputs of all steps are one batched product; then each sequence runs step by
+//! step, its state in the cache.
+
+mod cell;
+mod product;
+#[cfg(test)]
+mod tests;
+
+use crate::cpu::simd::dispatch;
+use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
+use cell::{Cell, Layout};
+use engraft_network::ops::{Direction, Rnn, RnnKind};
+use engraft_network::{DType, Op};
+use product::{PANEL, Product};
+use std::ops::Range;
+
+/// LSTM, GRU and simple recurrent layers of `f32` with constant weights.
+#[derive(Debug)]
+pub struct Recurrent;
+
+/// The family's rows of the catalog.
+pub fn tactics() -> &'static [&'static dyn Tactic] {
+    &[&Recurrent]
+}
+
+/// Rows of the batched product that one piece of work computes.
+const ROWS: usize = 32;
+/// Panels of columns that one piece of work computes.
+const PANELS: usize = 8;
+
+struct RecurrentKernel {
+    op: Rnn,
+    layout: Layout,
+    isa: Isa,
+    steps: usize,
+    batch: usize,
+    width: usize,
+    directions: usize,
+    /// Strides of x over steps and batch, in elements.
+    x: [isize; 2],
+    operands: Operands,
+    /// Sequences of one direction that one task runs.
+    group: usize,
+    phases: [usize; 2],
+}
+
+/// Where the optional operands stand.
+#[derive(Clone, Copy, Default)]
+struct Operands {
+    bias: Option<usize>,
+    lens: Option<usize>,
+    initial_h: Option<usize>,
+    initial_c: Option<usize>,
+    peephole: Option<usize>,
+}
+
+impl Operands {
+    fn new(op: &Rnn) -> Operands {
+        let mut next = 3;
+        let mut take = |flag: bool| {
+            flag.then(|| {
+                next += 1;
+                next - 1
+            })
+        };
+        Operands {
+            bias: take(op.bias),
+            lens: take(op.sequence_lens),
+            initial_h: take(op.initial_h),
+            initial_c: take(op.initial_c),
+            peephole: take(op.peephole),
+        }
+    }
+}
+
+fn op_of<'a>(p: &Problem<'a>) -> Result<&'a Rnn, Reject> {
+    match p.op {
+        Op::Rnn(op) => Ok(op),
+        _ => Err(Reject::new("not a recurrent layer")),
+    }
+}
+
+impl Tactic for Recurrent {
+    fn id(&self) -> &'static str {
+        "rnn.f32"
+    }
+
+    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
+        let op = op_of(p)?;
+        let x = &p.inputs[0].desc;
+        if x.dtype != DType::F32 {
+            return Err(Reject::new(format!("a recurrent layer of {}", x.dtype)));
+        }
+        if p.inputs[1..3].iter().any(|o| o.constant.is_none()) {
+            return Err(Reject::new("weights that are not constant"));
+        }
+        if op.hidden == 0 || x.shape[2] == 0 {
+            return Err(Reject::new("an empty recurrent layer"));
+        }
+        if x.strides[2] != 1 && x.shape[2] != 1 {
+            return Err(Reject::new("inputs at strides"));
+        }
+        let dense = |d: &crate::TensorDesc| d.is_dense();
+        if !p.inputs[3..].iter().all(|o| dense(&o.desc)) || !p.outputs.iter().all(dense) {
+            return Err(Reject::new("operands or results at strides"));
+        }
+        let (steps, batch) = (x.shape[0] as f64, x.shape[1] as f64);
+        let layout = Layout::new(op);
+        let columns = (op.directions() * layout.columns) as f64;
+        let input = steps * batch * columns * x.shape[2] as f64 / 25.0 / p.threads as f64;
+        let lanes = (p.threads as f64).min(batch * op.directions() as f64).max(1.0);
+        let state = steps * batch * columns * (op.hidden as f64 / 12.0 + 0.7) / lanes;
+        Ok(Fit { cost_ns: 500.0 + input + state })
+    }
+
+    fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
+        (matches!(input, 1 | 2) && p.inputs[input].constant.is_some()).then_some("rnn.f32.panels32")
+    }
+
+    fn packed_bytes(&self, p: &Problem<'_>, input: usize) -> usize {
+        op_of(p).map_or(0, |op| {
+            let layout = Layout::new(op);
+            op.directions() * layout.columns * p.inputs[input].desc.shape[2] * size_of::<f32>()
+        })
+    }
+
+    fn pack(&self, p: &Problem<'_>, input: usize, out: &mut [u8]) {
+        let (Ok(op), Some(weights)) = (op_of(p), p.inputs[input].constant) else { return };
+        let layout = Layout::new(op);
+        let depth = weights.shape()[2];
+        let from: &[u8] = weights.bytes();
+        for d in 0..op.directions() {
+            for gate in 0..layout.gates {
+                for unit in 0..layout.hidden {
+                    let column = gate * layout.padded + unit;
+                    let row = (d * layout.gates + gate) * layout.hidden + unit;
+                    for k in 0..depth {
+                        let at = (d * layout.columns * depth)
+                            + (column / PANEL * depth + k) * PANEL
+                            + column % PANEL;
+                        let value = (row * depth + k) * 4;
+                        out[at * 4..at * 4 + 4].copy_from_slice(&from[value..value + 4]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
+        let op = match op_of(p) {
+            Ok(op) => op,
+            Err(reason) => unreachable!("prepared without being accepted: {reason}"),
+        };
+        let x = &p.inputs[0].desc;
+        let (steps, batch, directions) = (x.shape[0], x.shape[1], op.directions());
+        let layout = Layout::new(op);
+        let flops = 2.0 * (steps * batch * directions * layout.columns * x.shape[2]) as f64;
+        let pieces = directions * (steps * batch).div_ceil(ROWS) * (layout.columns / PANEL).div_ceil(PANELS);
+        let tasks = if flops < 2e5 { 1 } else { pieces.min(4 * p.threads) };
+        let group = (batch * directions).div_ceil(p.threads.max(1)).clamp(1, batch.max(1));
+        let phases = [tasks.max(1), directions * batch.div_ceil(group)];
+        Box::new(RecurrentKernel {
+            op: op.clone(),
+            layout,
+            isa: p.isa,
+            steps,
+            batch,
+            width: x.shape[2],
+            directions,
+            x: [x.strides[0], x.strides[1]],
+            operands: Operands::new(op),
+            group,
+            phases,
+        })
+    }
+}
+
+impl Kernel for RecurrentKernel {
+    fn phases(&self) -> &[usize] {
+        &self.phases
+    }
+
+    fn workspace_bytes(&self) -> usize {
+        self.directions * self.steps * self.batch * self.layout.columns * size_of::<f32>()
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        self.layout.scratch(self.group) * size_of::<f32>()
+    }
+
+    unsafe fn run(&self, phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
+        // SAFETY: passed on.
+        unsafe {
+            if phase == 0 {
+                self.inputs(task, args);
+                return Ok(());
+            }
+            let groups = self.batch.div_ceil(self.group);
+            let first = task % groups * self.group;
+            self.sequences(task / groups, first..(first + self.group).min(self.batch), args)
+        }
+    }
+}
+
+impl RecurrentKernel {
+    /// The products with the inputs of all steps, without biases: `[D, T * B, columns]` in the workspace.
+    ///
+    /// # Safety
+    /// See [`Kernel::run`].
+    unsafe fn inputs(&self, task: usize, args: &Args<'_>) {
+        let rows = self.steps * self.batch;
+        let blocks = rows.div_ceil(ROWS);
+        let all = self.layout.columns / PANEL;
+        let groups = all.div_ceil(PANELS);
+        let total = self.directions * groups * blocks;
+        for piece in total * task / self.phases[0]..total * (task + 1) / self.phases[0] {
+            let (d, rest) = (piece / (groups * blocks), piece % (groups * blocks));
+            let (group, block) = (rest / blocks, rest % blocks);
+            let panels = group * PANELS..((group + 1) * PANELS).min(all);
+            let x = args.inputs[0].cast::<f32>();
+            // SAFETY: rows of x, the direction's panels, and rows of the workspace.
+            unsafe {
+                let row = |r: usize| {
+                    x.offset((r / self.batch) as isize * self.x[0] + (r % self.batch) as isize * self.x[1])
+                };
+                let out = args.workspace.cast::<f32>().add(d * rows * self.layout.columns);
+                let product = Product {
+                    depth: self.width,
+                    rows: block * ROWS..((block + 1) * ROWS).min(rows),
+                    panels,
+                    row: &row,
+                    weights: args.inputs[1].cast::<f32>().add(d * self.layout.columns * self.width),
+                    out,
+                    out_row: self.layout.columns,
+                };
+                dispatch(self.isa, product);
+            }
+        }
+    }
+
+    /// Runs the sequences `group` of direction `d` from the first step to the last.
+    ///
+    /// # Safety
+    /// See [`Kernel::run`].
+    unsafe fn sequences(&self, d: usize, group: Range<usize>, args: &Args<'_>) -> Result<(), KernelError> {
+        let Layout { hidden, padded, columns, .. } = self.layout;
+        let backward = self.op.direction == Direction::Reverse || d == 1;
+        let count = group.len();
+        let input = |i: Option<usize>| i.map(|i| args.inputs[i].cast::<f32>());
+        // SAFETY: operands, results and scratch have the sizes that `prepare` derived.
+        unsafe {
+            let mut memory = args.scratch.cast::<f32>();
+            let mut take = |floats: usize| {
+                let at = memory;
+                memory = memory.add(floats);
+                std::slice::from_raw_parts_mut(at, floats)
+            };
+            let (h, c) = (take(count * padded), take(count * padded));
+            let sums = take(count * columns);
+            let gated = take(count * padded);
+            let biases = take(self.layout.biases());
+            let peephole = take(3 * padded);
+            h.fill(0.0);
+            c.fill(0.0);
+            gated.fill(0.0);
+            self.layout.load_biases(&self.op, input(self.operands.bias), d, biases);
+            peephole.fill(0.0);
+            if let Some(p) = input(self.operands.peephole) {
+                for i in 0..3 {
+                    let from = std::slice::from_raw_parts(p.add((d * 3 + i) * hidden), hidden);
+                    peephole[i * padded..i * padded + hidden].copy_from_slice(from);
+                }
+            }
+            for (state, operand) in [(&mut *h, self.operands.initial_h), (&mut *c, self.operands.initial_c)] {
+                if let Some(from) = input(operand) {
+                    for (i, b) in group.clone().enumerate() {
+                        let row = std::slice::from_raw_parts(from.add((d * self.batch + b) * hidden), hidden);
+                        state[i * padded..i * padded + hidden].copy_from_slice(row);
+                    }
+                }
+            }
+            let length = |b: usize| match self.operands.lens {
+                Some(i) => args.inputs[i].cast::<i32>().add(b).read_unaligned(),
+                None => self.steps as i32,
+            };
+            for b in group.clone() {
+                if !(0..=self.steps as i64).contains(&i64::from(length(b))) {
+                    let text = format!("a sequence length of {} for {} steps", length(b), self.steps);
+                    return Err(KernelError::Data(text));
+                }
+            }
+            let y = args.outputs[0].cast::<f32>();
+            let place = |t: usize, b: usize| y.add(((t * self.directions + d) * self.batch + b) * hidden);
+            let longest = group.clone().map(|b| length(b) as usize).max().unwrap_or(0);
+            let recurrent = args.inputs[2].cast::<f32>().add(d * columns * hidden);
+            let activations = self.op.kind.activations();
+            let cell = Cell {
+                op: &self.op,
+                layout: self.layout,
+                activations: &self.op.activations[d * activations..(d + 1) * activations],
+                biases,
+                peephole,
+            };
+            for s in 0..longest {
+                let state = h.as_ptr();
+                let first = self.layout.first_columns(&self.op);
+                self.product(&|r| state.add(r * padded), recurrent, 0..first, sums, count);
+                let inputs = |i: usize| {
+                    let (b, len) = (group.start + i, length(group.start + i) as usize);
+                    (s < len).then(|| {
+                        let t = if backward { len - 1 - s } else { s };
+                        let row = (d * self.steps + t) * self.batch + b;
+                        args.workspace.cast::<f32>().add(row * columns).cast_const()
+                    })
+                };
+                if first < columns / PANEL {
+                    // GRU: the candidate's product is with the state after the reset gate.
+                    for i in 0..count {
+                        if let Some(x) = inputs(i) {
+                            let at = i * padded;
+                            dispatch(
+                                self.isa,
+                                cell.reset(x, &sums[i * columns..], &h[at..], &mut gated[at..]),
+                            );
+                        }
+                    }
+                    let state = gated.as_ptr();
+                    self.product(&|r| state.add(r * padded), recurrent, first..columns / PANEL, sums, count);
+                }
+                for i in 0..count {
+                    let Some(x) = inputs(i) else { continue };
+                    let (at, b) = (i * padded, group.start + i);
+                    let step =
+                        cell.step(x, &sums[i * columns..], &mut h[at..at + padded], &mut c[at..at + padded]);
+                    dispatch(self.isa, step);
+                    let t = if backward { length(b) as usize - 1 - s } else { s };
+                    std::ptr::copy_nonoverlapping(h[at..].as_ptr(), place(t, b), hidden);
+                }
+            }
+            for (i, b) in group.enumerate() {
+                for t in length(b) as usize..self.steps {
+                    std::slice::from_raw_parts_mut(place(t, b), hidden).fill(0.0);
+                }
+                let at = (d * self.batch + b) * hidden;
+                std::ptr::copy_nonoverlapping(
+                    h[i * padded..].as_ptr(),
+                    args.outputs[1].cast::<f32>().add(at),
+                    hidden,
+                );
+                if self.op.kind == RnnKind::Lstm {
+                    let out = args.outputs[2].cast::<f32>().add(at);
+                    std::ptr::copy_nonoverlapping(c[i * padded..].as_ptr(), out, hidden);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// States times recurrent weights, for some panels.
+    ///
+    /// # Safety
+    /// `row(r)` has `hidden` floats for `r < count`; `weights` are the direction's panels.
+    unsafe fn product(
+        &self,
+        row: &dyn Fn(usize) -> *const f32,
+        weights: *const f32,
+        panels: Range<usize>,
+        sums: &mut [f32],
+        count: usize,
+    ) {
+        let (depth, out_row) = (self.layout.hidden, self.layout.columns);
+        dispatch(
+            self.isa,
+            Product { depth, rows: 0..count, panels, row, weights, out: sums.as_mut_ptr(), out_row },
+        );
+    }
+}
