@@ -21,7 +21,7 @@ LINES = [
     "Thank you, and read on at chapter seven.",
 ]
 
-WIDTH, MARGIN, SPACING = 1000, 60, 64
+WIDTH, MARGIN, SPACING = 1000, 60, 80
 
 
 def render(path: Path) -> None:
