@@ -98,10 +98,6 @@ impl Ep {
     /// Takes what can be taken of `graph`. Nothing that goes wrong here stops the session, except in strict mode.
     fn offer(&self, graph: &OrtGraph, support: *mut OrtEpGraphSupportInfo) -> Result<()> {
         let nested = self.api.parent_node(graph)?.is_some();
-        if nested && self.api.version() < NESTED_API {
-            tracing::debug!("bodies of control flow stay with ONNX Runtime before 1.{NESTED_API}");
-            return Ok(());
-        }
         let taken = self.take(graph, nested, support);
         if let Err(error) = &taken {
             tracing::warn!("nothing more is taken of this graph: {error}");
@@ -141,6 +137,13 @@ impl Ep {
         report.add(&path, &partitioned.report);
         if !nested && self.falls_short(report) {
             // Known before anything is built: the report is closed and the session refused.
+            return Ok(());
+        }
+        if nested && self.api.version() < NESTED_API {
+            for segment in &partitioned.segments {
+                let reason = format!("bodies of control flow stay with ONNX Runtime before 1.{NESTED_API}");
+                report.decline(&path, &segment.name, &reason);
+            }
             return Ok(());
         }
         drop(state);
