@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import Engraft, refused, taken
+from conftest import Engraft, assert_same, reference, refused, taken
 from models import FLOAT, convnet, mlp, model, normal, value
 from onnx import TensorProto, helper
 
@@ -111,6 +111,27 @@ def test_shapes_that_do_not_fit_are_errors(engraft: Engraft) -> None:
     with pytest.raises(Exception):
         session.run(None, {"a": rows(2, 3), "b": rows(4, 5)})
     engraft.agree(session, made, {"a": rows(2, 3), "b": rows(3, 5)})
+
+
+def test_broadcasting_that_names_deny_is_never_wrong(engraft: Engraft) -> None:
+    """Dims of different names that are taken to be equal: other sizes give the right result or an error."""
+    made = model(
+        [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Tanh", ["s"], ["y"])],
+        [value("a", ["N", "K"]), value("b", ["M", "L"])],
+        [value("y", None)],
+        check=False,
+    )
+    session, _ = engraft.placed(made)
+    engraft.agree(session, made, {"a": rows(3, 4), "b": rows(3, 4, 1)})
+    engraft.agree(session, made, {"a": rows(3, 4), "b": rows(1, 4, 1)})
+    inputs = {"a": rows(1, 4), "b": rows(3, 4, 1)}
+    try:
+        actual = session.run(None, inputs)
+    except Exception as error:
+        assert "sizes do not fit" in str(error)
+    else:
+        assert_same(actual, reference(made).run(None, inputs))
+    engraft.agree(session, made, {"a": rows(3, 4), "b": rows(3, 4, 1)})
 
 
 def test_integer_outputs_are_exact(engraft: Engraft) -> None:
