@@ -48,7 +48,7 @@ impl Classes {
             all[3 - spatial..].copy_from_slice(&list[..spatial]);
             all
         };
-        if op.groups == 0 || w[spatial] % op.groups != 0 {
+        if op.groups == 0 || !w[spatial].is_multiple_of(op.groups) {
             return Err(Reject::new("groups do not divide the channels"));
         }
         Ok(Classes {

@@ -125,9 +125,8 @@ impl<E: Number> Tactic for DepthwiseTactic<E> {
     }
 }
 
-/// Taps of one spatial position: for each kernel position inside the input, distances from the input's and the
-/// weights' first element.
-type Taps = SmallVec<[(isize, isize); 32]>;
+/// For a kernel position inside the input, distances from the first element of the input's window and of the weights.
+type Tap = (isize, isize);
 
 /// Outputs along one axis whose taps are all inside.
 fn inside(g: &Geometry, d: usize) -> Range<usize> {
@@ -141,10 +140,11 @@ fn inside(g: &Geometry, d: usize) -> Range<usize> {
 }
 
 impl<E: Number> DepthwiseKernel<E> {
-    /// Taps of the outputs at depth `z`, row `y`, column `x`, relative to the input pixel at their (unclipped) origin.
-    fn taps(&self, z: usize, y: usize, x: usize, taps: &mut Taps) {
+    /// Writes the taps of the outputs at depth `z`, row `y`, column `x`, relative to the input pixel at their (unclipped)
+    /// origin; returns those.
+    fn taps<'t>(&self, z: usize, y: usize, x: usize, taps: &'t mut [Tap]) -> &'t [Tap] {
         let g = &self.geometry;
-        taps.clear();
+        let mut count = 0;
         let mut weight = 0;
         for kz in 0..g.kernel[0] {
             for ky in 0..g.kernel[1] {
@@ -155,12 +155,18 @@ impl<E: Number> DepthwiseKernel<E> {
                         let at = (kz * dz) as isize * g.input_stride[0]
                             + (ky * dy) as isize * g.input_stride[1]
                             + (kx * dx) as isize * g.input_stride[2];
-                        taps.push((at, weight));
+                        taps[count] = (at, weight);
+                        count += 1;
                     }
                     weight += self.channels as isize;
                 }
             }
         }
+        &taps[..count]
+    }
+
+    fn tap_bytes(&self) -> usize {
+        (self.geometry.taps() * size_of::<Tap>()).next_multiple_of(64)
     }
 
     /// Computes `count` outputs from row `row`, column `x` on, along the row or (`down`) the column; all have the taps.
@@ -170,7 +176,7 @@ impl<E: Number> DepthwiseKernel<E> {
     unsafe fn strip(
         &self,
         (row, x, count, down): (usize, usize, usize, bool),
-        taps: &Taps,
+        taps: &[Tap],
         channels: &Range<usize>,
         args: &Args<'_>,
         finish: &Finish<'_, E>,
@@ -240,7 +246,7 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
     }
 
     fn scratch_bytes(&self) -> usize {
-        self.finisher.scratch_bytes()
+        self.tap_bytes() + self.finisher.scratch_bytes()
     }
 
     unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
@@ -254,8 +260,10 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
         let width = g.output[2];
         // SAFETY: every output of the band and the slice is computed once, from taps inside the input.
         unsafe {
-            self.finisher.with(args, 0, args.scratch, |finish| {
-                let mut taps = Taps::new();
+            let room = args.scratch.cast::<Tap>();
+            room.write_bytes(0, g.taps());
+            let room = std::slice::from_raw_parts_mut(room, g.taps());
+            self.finisher.with(args, 0, args.scratch.add(self.tap_bytes()), |finish| {
                 for c in all.clone().step_by(self.chunk) {
                     let channels = c..all.end.min(c + self.chunk);
                     let mut row = first;
@@ -264,13 +272,13 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
                         // Rows of one image and depth whose taps are all inside vertically go together.
                         let run = if ys.contains(&y) { (ys.end - y).min(last - row) } else { 1 };
                         for x in (0..xs.start).chain(xs.end..width) {
-                            self.taps(z, y, x, &mut taps);
-                            self.strip((row, x, run, true), &taps, &channels, args, finish);
+                            let taps = self.taps(z, y, x, room);
+                            self.strip((row, x, run, true), taps, &channels, args, finish);
                         }
                         if !xs.is_empty() {
-                            self.taps(z, y, xs.start, &mut taps);
+                            let taps = self.taps(z, y, xs.start, room);
                             for r in row..row + run {
-                                self.strip((r, xs.start, xs.len(), false), &taps, &channels, args, finish);
+                                self.strip((r, xs.start, xs.len(), false), taps, &channels, args, finish);
                             }
                         }
                         row += run;

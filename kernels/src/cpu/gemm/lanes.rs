@@ -75,6 +75,7 @@ int_elem!(i32, u32, i64, u64);
 /// # Safety
 /// Every method must run on a CPU with the instruction set of the implementing type; pointers must be valid for the
 /// lanes that a method touches (`n` of them in `load_n` and `store_n`, `N` otherwise), at any alignment.
+#[allow(clippy::missing_safety_doc)] // One contract for all methods, stated above.
 pub unsafe trait Lanes: Copy {
     type E: Elem;
     const N: usize;

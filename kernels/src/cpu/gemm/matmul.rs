@@ -259,7 +259,7 @@ impl<E: Number> Tactic for MatMulTactic<E> {
         let matrix = b.rows * b.cols;
         let packed = pack::packed_len::<E>(b.rows, b.cols);
         assert_eq!(out.len(), self.packed_bytes(p, input), "packed operand of another size");
-        let matrices = if matrix == 0 { 0 } else { tensor.count() / matrix };
+        let matrices = tensor.count().checked_div(matrix).unwrap_or(0);
         for i in 0..matrices {
             // SAFETY: matrix `i` lies inside the tensor and inside `out`, whose length was checked.
             unsafe {

@@ -1,5 +1,6 @@
 //! Matrix products on the CPU.
 
+mod chain;
 #[cfg(test)]
 pub(crate) mod check;
 pub mod epilogue;
