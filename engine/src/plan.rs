@@ -205,6 +205,7 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
     }
     let mut network = m.network;
     network.attach_constants(constants).map_err(|e| inconsistent("network", e.to_string()))?;
+    network.verify().map_err(|e| inconsistent("network", e.to_string()))?;
     let mut program = Program::new(network, isa)?;
     if m.roles.len() != program.roles.len() || m.targets.len() != program.targets.len() {
         return Err(inconsistent("layout", "its tables do not fit the network".to_owned()));

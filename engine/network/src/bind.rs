@@ -175,7 +175,7 @@ mod tests {
         let [h, w] = [("h", 2), ("w", 3)]
             .map(|(name, axis)| Dim::symbol(net.add_symbol(name, SymbolSource::InputDim { input: 0, axis })));
         let shape = [Dim::Fixed(1), Dim::Fixed(3), h.clone(), w.clone()];
-        let x = net.add_input("x", TensorType::new(DType::F32, shape));
+        net.add_input("x", TensorType::new(DType::F32, shape));
         assert_eq!(net.representative_env(), [224, 224]);
         // Fits only where floor(h / 32) is 1.
         let one = net.add_constant("one", crate::Tensor::scalar(1f32));

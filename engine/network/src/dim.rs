@@ -5,6 +5,7 @@
 //! polynomials compare equal.
 
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,11 +17,42 @@ pub struct SymbolId(pub u32);
 pub type DimEnv = [i64];
 
 /// A size, or any integer of shape arithmetic (so it may be negative on the way).
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub enum Dim {
     Fixed(i64),
     /// Never a constant polynomial.
     Poly(Arc<Poly>),
+}
+
+/// Deepest nesting of quotients and extrema that is read: real networks stay far below, and a hostile file must not
+/// exhaust the stack.
+const MAX_DEPTH: u32 = 64;
+
+impl<'de> Deserialize<'de> for Dim {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Dim, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename = "Dim")]
+        enum Wire {
+            Fixed(i64),
+            Poly(Arc<Poly>),
+        }
+        thread_local!(static DEPTH: Cell<u32> = const { Cell::new(0) });
+        struct Level;
+        impl Drop for Level {
+            fn drop(&mut self) {
+                DEPTH.set(DEPTH.get() - 1);
+            }
+        }
+        DEPTH.set(DEPTH.get() + 1);
+        let _level = Level;
+        if DEPTH.get() > MAX_DEPTH {
+            return Err(serde::de::Error::custom("a dim is nested too deeply"));
+        }
+        Ok(match Wire::deserialize(deserializer)? {
+            Wire::Fixed(n) => Dim::Fixed(n),
+            Wire::Poly(p) => Dim::Poly(p),
+        })
+    }
 }
 
 /// Sum of `coefficient * product(atoms)`; terms sorted by their atoms, no zero coefficient.
@@ -479,5 +511,20 @@ mod tests {
         assert_eq!(s(0).minimum(&s(0).add(&Dim::Fixed(3))), s(0));
         assert_eq!(s(0).minimum(&s(1)), s(1).minimum(&s(0)));
         assert_eq!(s(0).maximum(&s(1)).eval(&[3, 5]), 5);
+    }
+
+    #[test]
+    fn hostile_nesting_is_an_error() {
+        let nested = |depth: usize| {
+            // Poly of one term of one atom Floor(.., 2): the encoding of postcard, level by level.
+            let level: &[u8] = &[1, 1, 1, 1];
+            let mut bytes = level.repeat(depth);
+            bytes.extend([0, 2]);
+            bytes.extend([0, 4, 2].repeat(depth));
+            bytes
+        };
+        let read = |depth| postcard::from_bytes::<Dim>(&nested(depth));
+        assert!(read(3).is_ok());
+        assert!(read(100_000).is_err());
     }
 }
