@@ -90,7 +90,8 @@ impl Network {
             }
         }
         let lists = [("input", &self.inputs[..]), ("output", &self.outputs[..])];
-        let operands = self.nodes().flat_map(|(_, n)| [("operand", &n.inputs[..]), ("result", &n.outputs[..])]);
+        let operands =
+            self.nodes().flat_map(|(_, n)| [("operand", &n.inputs[..]), ("result", &n.outputs[..])]);
         for (what, list) in lists.into_iter().chain(operands) {
             if let Some(v) = list.iter().find(|v| v.index() >= self.values.len()) {
                 return invalid(format!("{what} {v} does not exist"));
