@@ -4,6 +4,7 @@ mod layouts;
 mod spellings;
 
 use super::{PassOptions, optimize};
+use engraft_kernels::Isa;
 use engraft_network::ops::*;
 use engraft_network::{
     BinaryOp, DType, Dim, Expr, ExprNode, Network, Op, SymbolSource, Tensor, TensorType, UnaryOp, ValueId,
@@ -25,12 +26,13 @@ pub(super) fn random(seed: u64, n: usize) -> Vec<f32> {
 /// Builds test networks.
 pub(super) struct Graph {
     pub net: Network,
+    pub isa: Option<Isa>,
     seed: u64,
 }
 
 impl Graph {
     pub fn new() -> Graph {
-        Graph { net: Network::new("test"), seed: 1 }
+        Graph { net: Network::new("test"), isa: None, seed: 1 }
     }
 
     pub fn input(&mut self, shape: &[usize]) -> ValueId {
@@ -160,7 +162,7 @@ impl Graph {
         self.net.set_outputs(outputs.to_vec());
         let before = self.net.clone();
         let mut after = self.net;
-        optimize(&mut after, &PassOptions { verify: true, isa: None }).unwrap();
+        optimize(&mut after, &PassOptions { verify: true, isa: self.isa }).unwrap();
         let inputs: Vec<Tensor> = before
             .inputs()
             .iter()

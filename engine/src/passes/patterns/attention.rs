@@ -42,6 +42,8 @@ struct Found {
     k_transposed: bool,
     scale: f64,
     masks: Vec<Mask>,
+    /// Written with more elementwise steps than one factor and one sum.
+    is_roundabout: bool,
 }
 
 fn plain(m: &MatMul) -> bool {
@@ -134,6 +136,7 @@ fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
     };
     let (n, m) = product;
     // Without rows that are excluded altogether (by finite masks) the guard does nothing.
+    let guarded = guard.is_some();
     if let Some(name) = guard {
         if !masks.iter().all(|m| match m {
             Mask::Added(v) => is_finite(s, *v),
@@ -152,8 +155,13 @@ fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
     if batch(s.ty(q)) != batch(ty) || batch(s.ty(k)) != batch(ty) || batch(s.ty(v)) != batch(ty) {
         return None;
     }
+    let is_roundabout = sq != 1.0
+        || sk != 1.0
+        || guarded
+        || masks.len() > 1
+        || masks.iter().any(|m| matches!(m, Mask::Chosen { .. }));
     names.reverse();
-    Some(Found { names, q, k, v, k_transposed: !m.trans_b, scale: scale * sq * sk, masks })
+    Some(Found { names, q, k, v, k_transposed: !m.trans_b, scale: scale * sq * sk, masks, is_roundabout })
 }
 
 /// True for a mask that is seen to hold no infinity: a constant, or one chosen from finite constants.
@@ -208,6 +216,29 @@ fn unscaled(s: &Sweep<'_>, v: ValueId) -> (ValueId, f64) {
 }
 
 impl Found {
+    /// The same as products and a softmax, with one factor and one mask that the first product can apply to its results.
+    fn apart(
+        &self,
+        s: &mut Sweep<'_>,
+        out: ValueId,
+        mask: Option<ValueId>,
+        name: &str,
+    ) -> Result<(), NetworkError> {
+        let product = MatMul { trans_b: !self.k_transposed, ..MatMul::default() };
+        let mut scores = s.add(name, product, &[self.q, self.k])?;
+        if self.scale != 1.0 {
+            let Some(c) = float_constant(s, s.ty(out).dtype, self.scale) else { return Ok(()) };
+            scores = s.add(name, Binary { op: BinaryOp::Mul }, &[scores, c])?;
+        }
+        if let Some(mask) = mask {
+            scores = s.add(name, Binary { op: BinaryOp::Add }, &[scores, mask])?;
+        }
+        let axis = s.ty(scores).rank() - 1;
+        let weights = s.add(name, Softmax { axis, log: false }, &[scores])?;
+        let new = s.add(name, MatMul::default(), &[weights, self.v])?;
+        s.replace(out, new)
+    }
+
     fn build(self, s: &mut Sweep<'_>, id: NodeId, isa: Option<Isa>) -> Result<(), NetworkError> {
         let Some(out) = s.node(id).map(|n| n.outputs[0]) else { return Ok(()) };
         let name = join(self.names.iter().map(String::as_str));
@@ -254,7 +285,7 @@ impl Found {
         if let (Some(isa), Some((node, _))) = (isa, s.producer(new))
             && assess(s.net(), node, isa).is_ok_and(|a| a.reference_only)
         {
-            return Ok(());
+            return if self.is_roundabout { self.apart(s, out, mask, &name) } else { Ok(()) };
         }
         if rank == 3 {
             let mut shape = s.ty(new).shape.to_vec();
