@@ -190,7 +190,8 @@ fn interleave<const E: usize>(a: [u8; 16], b: [u8; 16]) -> ([u8; 16], [u8; 16]) 
     use std::arch::x86_64::*;
     // SAFETY: every x86-64 CPU has SSE2; vectors and byte arrays have the same size and any bits are valid for both.
     unsafe {
-        let (a, b): (__m128i, __m128i) = (std::mem::transmute(a), std::mem::transmute(b));
+        let a = std::mem::transmute::<[u8; 16], __m128i>(a);
+        let b = std::mem::transmute::<[u8; 16], __m128i>(b);
         let (low, high) = match E {
             1 => (_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b)),
             2 => (_mm_unpacklo_epi16(a, b), _mm_unpackhi_epi16(a, b)),

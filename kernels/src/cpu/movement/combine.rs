@@ -64,15 +64,42 @@ unsafe fn each<T: Number>(
     }
 }
 
+/// # Safety
+/// As [`Combine`].
+unsafe fn add<T: Number>(out: *mut u8, out_stride: isize, with: *const u8, with_stride: isize, count: usize) {
+    // SAFETY: passed on.
+    unsafe { each::<T>(out, out_stride, with, with_stride, count, T::add) }
+}
+
+/// # Safety
+/// As [`Combine`].
+unsafe fn mul<T: Number>(out: *mut u8, out_stride: isize, with: *const u8, with_stride: isize, count: usize) {
+    // SAFETY: passed on.
+    unsafe { each::<T>(out, out_stride, with, with_stride, count, T::mul) }
+}
+
+/// # Safety
+/// As [`Combine`].
+unsafe fn max<T: Number>(out: *mut u8, out_stride: isize, with: *const u8, with_stride: isize, count: usize) {
+    // SAFETY: passed on.
+    unsafe { each::<T>(out, out_stride, with, with_stride, count, T::max) }
+}
+
+/// # Safety
+/// As [`Combine`].
+unsafe fn min<T: Number>(out: *mut u8, out_stride: isize, with: *const u8, with_stride: isize, count: usize) {
+    // SAFETY: passed on.
+    unsafe { each::<T>(out, out_stride, with, with_stride, count, T::min) }
+}
+
 fn of<T: Number>(how: ScatterReduction) -> Option<Combine> {
-    // SAFETY: (of all) the safety of `Combine` is that of `each`.
-    Some(match how {
-        ScatterReduction::None => return None,
-        ScatterReduction::Add => |o, os, w, ws, n| unsafe { each::<T>(o, os, w, ws, n, T::add) },
-        ScatterReduction::Mul => |o, os, w, ws, n| unsafe { each::<T>(o, os, w, ws, n, T::mul) },
-        ScatterReduction::Max => |o, os, w, ws, n| unsafe { each::<T>(o, os, w, ws, n, T::max) },
-        ScatterReduction::Min => |o, os, w, ws, n| unsafe { each::<T>(o, os, w, ws, n, T::min) },
-    })
+    match how {
+        ScatterReduction::None => None,
+        ScatterReduction::Add => Some(add::<T>),
+        ScatterReduction::Mul => Some(mul::<T>),
+        ScatterReduction::Max => Some(max::<T>),
+        ScatterReduction::Min => Some(min::<T>),
+    }
 }
 
 /// The function that combines elements of `dtype`.

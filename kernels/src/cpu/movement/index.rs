@@ -63,7 +63,7 @@ impl Tuples {
 pub(super) enum Block {
     /// Contiguous on both sides.
     Run(usize),
-    View(StridedCopy),
+    View(Box<StridedCopy>),
 }
 
 impl Block {
@@ -75,7 +75,7 @@ impl Block {
             e as usize,
             axes.map(|(s, d)| Axis { size: src.shape[s], src: src.strides[s] * e, dst: dst.strides[d] * e }),
         );
-        if copy.is_plain() { Block::Run(copy.bytes()) } else { Block::View(copy) }
+        if copy.is_plain() { Block::Run(copy.bytes()) } else { Block::View(Box::new(copy)) }
     }
 
     pub fn bytes(&self) -> usize {

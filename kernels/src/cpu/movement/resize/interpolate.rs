@@ -157,7 +157,7 @@ impl Kernel for InterpolationKernel {
     unsafe fn run(&self, phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
         // SAFETY: the workspace holds the tensors between stages.
         let between = |i: usize| unsafe {
-            args.workspace.cast::<f32>().add(if i % 2 == 0 {
+            args.workspace.cast::<f32>().add(if i.is_multiple_of(2) {
                 0
             } else {
                 self.between[0].next_multiple_of(16)
