@@ -10,6 +10,8 @@ use rustc_hash::FxHashMap;
 /// Output channels of one member, and of all together: beyond these an operator is large enough by itself.
 const MAX_MEMBER: usize = 1024;
 const MAX_TOTAL: usize = 4096;
+/// Bytes of the weights of all members: to copy more costs the builder more time and memory than a step saves at run time.
+const MAX_BYTES: usize = 4 << 20;
 
 pub(super) fn run(net: &mut Network) -> Result<usize, NetworkError> {
     let consumers = net.consumers();
@@ -32,11 +34,13 @@ pub(super) fn run(net: &mut Network) -> Result<usize, NetworkError> {
     let mut leader: FxHashMap<NodeId, Vec<NodeId>> = FxHashMap::default();
     for (_, members) in groups {
         let mut some: Vec<NodeId> = Vec::new();
-        let mut total = 0;
+        let (mut total, mut bytes) = (0, 0);
         for id in members {
-            let n = net.node(id).map_or(0, |n| channels(net, n.outputs[0]));
-            if total + n <= MAX_TOTAL {
-                total += n;
+            let Some(node) = net.node(id) else { continue };
+            let n = channels(net, node.outputs[0]);
+            let b = net.constant(node.inputs[1]).map_or(0, |w| w.bytes().len());
+            if total + n <= MAX_TOTAL && bytes + b <= MAX_BYTES {
+                (total, bytes) = (total + n, bytes + b);
                 some.push(id);
             }
         }
