@@ -90,6 +90,7 @@ fn main() {
         if std::env::var_os("PROFILE").is_some() {
             // SAFETY: test
             let _ = unsafe { e.profile(&refs, &mut OwnedOutputs::default()) };
+            // SAFETY: the inputs are tensors of their own, and the outputs are freshly allocated.
             let mut l = unsafe { e.profile(&refs, &mut OwnedOutputs::default()) }.unwrap();
             l.sort_by_key(|x| std::cmp::Reverse(x.nanoseconds));
             let sum: u64 = l.iter().map(|x| x.nanoseconds).sum();

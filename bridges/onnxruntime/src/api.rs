@@ -120,8 +120,9 @@ impl Api {
 
     pub fn is_cpu(&self, device: &OrtHardwareDevice) -> bool {
         type Raw = unsafe extern "system" fn(*const OrtHardwareDevice) -> c_int;
+        type Declared = unsafe extern "system" fn(*const OrtHardwareDevice) -> ort_sys::OrtHardwareDeviceType;
         // SAFETY: reading the enum as the integer that it is in C admits variants of newer hosts.
-        unsafe { std::mem::transmute::<_, Raw>((*self.api).HardwareDevice_Type)(device) == 0 }
+        unsafe { std::mem::transmute::<Declared, Raw>((*self.api).HardwareDevice_Type)(device) == 0 }
     }
 
     pub fn create_ep_device(
