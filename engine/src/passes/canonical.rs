@@ -242,16 +242,17 @@ fn cast(s: &mut Sweep<'_>, name: String, to: DType, a: ValueId, out: ValueId) ->
 /// True if every value of type `a` is a value of type `b`.
 fn widens(a: DType, b: DType) -> bool {
     use DType::*;
-    if a == b {
-        return true;
-    }
-    match (a, b) {
-        (F16 | BF16, F32 | F64) | (F32, F64) => true,
-        (Bool, _) => true,
-        (I8 | U8, F16 | F32 | F64 | I16 | I32 | I64) => true,
-        (U8, U16 | U32 | U64) => true,
-        (I16 | U16, F32 | F64 | I32 | I64) | (U16, U32 | U64) => true,
-        (I32 | U32, F64 | I64) | (U32, U64) => true,
-        _ => false,
-    }
+    a == b
+        || matches!(
+            (a, b),
+            (F16 | BF16, F32 | F64)
+                | (F32, F64)
+                | (Bool, _)
+                | (I8 | U8, F16 | F32 | F64 | I16 | I32 | I64)
+                | (U8, U16 | U32 | U64)
+                | (I16 | U16, F32 | F64 | I32 | I64)
+                | (U16, U32 | U64)
+                | (I32 | U32, F64 | I64)
+                | (U32, U64)
+        )
 }

@@ -49,7 +49,7 @@ fn gelu() {
             },
             // tf2onnx / Keras: 0.5 * x * (1 + erf(x / 1.4142135)), constant first.
             |g, x| {
-                let (h, one, c) = (g.scalar(0.5), g.scalar(1.0), g.scalar(1.414_213_5));
+                let (h, one, c) = (g.scalar(0.5), g.scalar(1.0), g.scalar(std::f32::consts::SQRT_2));
                 let h = g.mul(h, x);
                 let a = g.div(x, c);
                 let a = g.unary(UnaryOp::Erf, a);
