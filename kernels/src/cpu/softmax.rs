@@ -134,7 +134,7 @@ impl<T: Storage> Task for Run<'_, T> {
             // SAFETY: units lie inside the tensors, whose elements are accessible at their strides.
             unsafe {
                 let (x, y) = (x.offset(from), y.offset(to));
-                if shape.cols == 1 && shape.step == [1, 1] || shape.len == 1 && shape.cols == 1 {
+                if shape.cols == 1 && (shape.step == [1, 1] || shape.len == 1) {
                     row(s, x, y, shape.len, shape.log);
                 } else {
                     let start = unit % blocks * COLUMNS;

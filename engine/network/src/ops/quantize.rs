@@ -137,7 +137,10 @@ fn spread(t: &Tensor, x: &[usize], axis: usize, block: usize) -> Vec<f64> {
     (0..n)
         .map(|i| {
             let (b, c, a) = (i / (size * after), i / after % size, i % after);
-            if block > 0 { v[(b * per + c / block) * after + a] } else { v[c] }
+            match c.checked_div(block) {
+                Some(row) => v[(b * per + row) * after + a],
+                None => v[c],
+            }
         })
         .collect()
 }

@@ -6,6 +6,8 @@
 //! environment keeps denormals, and zero when it flushes them ([`crate::cpu::FlushDenormals`]).
 //!
 //! Polynomials are minimax fits (Remez) made for this file.
+// Coefficients stand as they were computed, with all their digits.
+#![allow(clippy::excessive_precision, clippy::approx_constant)]
 
 mod exponential;
 mod hyperbolic;

@@ -104,12 +104,12 @@ macro_rules! integer {
                         BinaryOp::BitXor => map2(p, n, |x: T, y: T| x ^ y),
                         BinaryOp::Shl => map2(p, n, |x: T, y: T| {
                             #[allow(unused_comparisons)]
-                            let inside = y >= 0 && y < BITS;
+                            let inside = (0..BITS).contains(&y);
                             if inside { x.wrapping_shl(y as u32) } else { 0 }
                         }),
                         BinaryOp::Shr => map2(p, n, |x: T, y: T| {
                             #[allow(unused_comparisons)]
-                            let inside = y >= 0 && y < BITS;
+                            let inside = (0..BITS).contains(&y);
                             if inside { x.wrapping_shr(y as u32) } else { 0 }
                         }),
                         BinaryOp::Eq => map2(p, n, |x: T, y: T| u8::from(x == y)),
@@ -168,8 +168,11 @@ unsafe fn run_bool(code: Code, p: &[Place; 4], n: usize) {
 /// The error function by its Taylor series below 3 and its continued fraction above, to about 1e-15.
 fn erf(x: f64) -> f64 {
     let m = x.abs();
-    if !(m < 6.0) {
-        return if x.is_nan() { x } else { x.signum() };
+    if x.is_nan() {
+        return x;
+    }
+    if m >= 6.0 {
+        return x.signum();
     }
     let y = if m < 3.0 {
         let (mut term, mut sum, mut n) = (m, m, 0.0);
