@@ -32,9 +32,12 @@ pub(crate) fn decide(program: &mut Program, env: &[i64]) {
     }
     for id in &order {
         let Some(node) = program.node(*id) else { continue };
-        if !matches!(node.op, Op::Concat(_))
-            && !(matches!(node.op, Op::Transpose(_)) && program.roles[id.index()] == Role::Compute)
-        {
+        let takes = match node.op {
+            Op::Concat(_) => true,
+            Op::Transpose(_) => program.roles[id.index()] == Role::Compute,
+            _ => false,
+        };
+        if !takes {
             continue;
         }
         for (i, v) in node.inputs.clone().into_iter().enumerate() {

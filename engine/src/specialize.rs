@@ -115,8 +115,7 @@ impl Planner<'_> {
         let net = &self.program.network;
         for o in &self.program.stages[self.stage as usize].outputs {
             let mut v = net.outputs()[*o as usize];
-            loop {
-                let Def::Node { node, .. } = net.value(v).def else { break };
+            while let Def::Node { node, .. } = net.value(v).def {
                 if self.program.node_stage[node.index()] != self.stage
                     || self.program.crossing[v.index()].is_some()
                 {

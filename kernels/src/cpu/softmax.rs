@@ -291,7 +291,7 @@ mod tests {
         let n = shape[axis];
         let mut y = vec![0.0; x.count()];
         for start in 0..x.count() {
-            if start / inner % n != 0 {
+            if !(start / inner).is_multiple_of(n) {
                 continue;
             }
             let line: Vec<f64> = (0..n).map(|i| x.get_f64(start + i * inner)).collect();
