@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// Candidates whose estimate is worse than this multiple of the best are not timed.
 const WORTH_TIMING: f64 = 2.5;
 
+/// Dummy operands and results beyond this are not made: such layers are chosen by estimate.
+const MOST_BYTES: usize = 256 << 20;
+
 /// How much time the builder may spend on timing, by `builder_optimization_level`.
 pub(crate) fn budget(level: u8) -> Duration {
     match level {
@@ -49,7 +52,8 @@ pub(crate) fn tune(
         }
         let job = program.with_dense_problem(id, env, threads, |p| {
             let fits = fits(program, id, p);
-            (fits.len() > 1).then(|| (fits[0].1 * node_weight(&fits), signature(p)))
+            (fits.len() > 1 && dummy_bytes(p) <= MOST_BYTES)
+                .then(|| (fits[0].1 * node_weight(&fits), signature(p)))
         });
         if let Some(Some((weight, signature))) = job {
             jobs.push((weight, id, signature));
@@ -96,6 +100,12 @@ fn fits(program: &Program, id: NodeId, p: &Problem<'_>) -> Vec<(&'static dyn Tac
     let best = fits.first().map_or(0.0, |f| f.1);
     fits.retain(|f| f.1 <= best * WORTH_TIMING);
     fits
+}
+
+/// Memory that timing the problem takes, packings aside.
+fn dummy_bytes(p: &Problem<'_>) -> usize {
+    let operands = p.inputs.iter().filter(|o| o.constant.is_none()).map(|o| &o.desc);
+    operands.chain(p.outputs).map(|d| d.dense_bytes()).sum()
 }
 
 /// More is at stake where estimates are close to each other.
