@@ -31,11 +31,13 @@ impl Buffer {
         self.ptr.as_ptr()
     }
 
-    /// Makes room for `bytes`; the content is lost when the buffer grows.
+    /// Makes room for `bytes`; the content is lost when the buffer grows. It grows by a quarter at least, so that shapes that rise
+    /// step by step do not cost an allocation each.
     pub(crate) fn reserve(&mut self, bytes: usize) {
         if bytes <= self.len() {
             return;
         }
+        let bytes = bytes.max(self.len() + self.len() / 4);
         *self = Buffer::empty();
         let align = if bytes >= HUGE { 2 << 20 } else { 64 };
         let Ok(layout) = Layout::from_size_align(bytes.next_multiple_of(64), align) else {
