@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Times Engraft against ONNX Runtime's own CPU provider on the model zoo.
+"""Times Engraft against ONNX Runtime's own CPU provider and other peers on the model zoo, and measures their errors.
 
 Contenders run interleaved, A B C A B C..., each in a process of its own that is pinned to the same processors and
 stopped while others run. A contender's figure is the median over the rounds of the median of a round's runs. Session
-creation (without and with a filled plan cache) and peak memory come from fresh processes.
+creation (without and with a filled plan cache) and peak memory come from fresh processes. Outputs are compared with
+the first contender's, and with what the operators' definitions give in double precision.
 
-    measure.py --models resnet50,bert_base --threads 1,2 --peers ort,ort-daz,engraft
+    measure.py --models resnet50,bert_base --threads 1,2 --peers ort,engraft,openvino-f32
 
 Run it as `cargo xtask bench [options]`, which builds and installs the wheel of this tree first.
 """
@@ -21,15 +22,18 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent / "zoo")]
 
+import chart
 import compare
+import exact
 import tables
 import zoo
-from peers import Peer, parse_peer
+from peers import Peer, parse_peer, standard_peers
 from placement import Placement
 from worker import Setting, Worker, WorkerError, distinct_cpus
 
@@ -64,6 +68,9 @@ class Case:
     threads: int
     timings: dict[str, Timing] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
+    """Largest |a - b| / max|reference| to the first contender's outputs, by contender."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """Relative Frobenius error to exact outputs, by contender; empty where there are none."""
     creation: dict[str, Creation] = field(default_factory=dict)
     placement: dict[str, Any] | None = None
     failure: str | None = None
@@ -81,6 +88,7 @@ class Plan:
     rounds: int
     seconds: float
     creation: bool
+    errors: bool
     zoo: Path
     scratch: Path
 
@@ -104,7 +112,7 @@ def measure(case: Case, plan: Plan) -> None:
     try:
         for peer in plan.peers:
             workers[peer.name] = Worker(setting(peer))
-        _compare(case, workers)
+        _compare(case, plan, workers, model)
         _time(case, plan, workers)
     finally:
         for worker in workers.values():
@@ -131,11 +139,22 @@ def _creation(setting: Setting) -> Creation:
     )
 
 
-def _compare(case: Case, workers: dict[str, Worker]) -> None:
+def _compare(case: Case, plan: Plan, workers: dict[str, Worker], model: Path) -> None:
     outputs = {name: worker.outputs() for name, worker in workers.items()}
     (first, reference), *others = outputs.items()
-    names = [str(index) for index in range(len(reference))]
+    names = _output_names(model)
     case.differences = {name: compare.difference(names, reference, each).relative for name, each in others}
+    truth = exact.outputs(case.model, case.case, plan.zoo) if plan.errors else None
+    if truth is not None:
+        case.errors = {
+            peer: exact.error(truth, dict(zip(names, each, strict=True))) for peer, each in outputs.items()
+        }
+
+
+def _output_names(model: Path) -> list[str]:
+    import onnx
+
+    return [output.name for output in onnx.load(model, load_external_data=False).graph.output]
 
 
 def _time(case: Case, plan: Plan, workers: dict[str, Worker]) -> None:
@@ -174,14 +193,26 @@ def machine() -> dict[str, Any]:
         (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
-    import onnxruntime
-
+    versions = {name: _version(name) for name in ("onnxruntime", "openvino", "onnxruntime-ep-openvino")}
     return {
-        "cpu": model,
+        "cpu": f"{model} ({', '.join(_features()) or 'no AVX2'})",
         "processors": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
+        **{name: version for name, version in versions.items() if version},
     }
+
+
+def _features() -> list[str]:
+    """The instruction sets that matter for speed, as the kernel names them."""
+    flags = next((l for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("flags")), "").split()
+    return [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16") if name in flags]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _arguments() -> argparse.Namespace:
@@ -193,13 +224,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         default="ort,ort-daz,engraft",
-        help="comma separated; the first is the base of the ratios. ort, ort-daz, engraft, or engraft:key=value:...",
+        help="comma separated, each with options as in engraft:key=value:...; the first is the base of the ratios. "
+        f"There are {', '.join(standard_peers())}",
     )
     parser.add_argument("--rounds", type=int, default=7, help="turns of every contender in a case (7)")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a turn (0.5)")
     parser.add_argument("--no-creation", action="store_true", help="leave out session creation and memory")
+    parser.add_argument("--no-errors", action="store_true", help="leave out the comparison with exact outputs")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--markdown", type=Path, help="replace the tables in this document (docs/benchmarks.md)")
+    parser.add_argument("--chart", type=Path, help="draw speed-ups and errors to this SVG file")
     parser.add_argument("--zoo", type=Path, default=Path("target/zoo"), help="folder of the models (target/zoo)")
     parser.add_argument("--scratch", type=Path, default=Path("target/scratch/measure"), help="folder for caches")
     arguments = parser.parse_args()
@@ -223,6 +257,7 @@ def main() -> int:
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         creation=not arguments.no_creation,
+        errors=not arguments.no_errors,
         zoo=arguments.zoo.resolve(),
         scratch=arguments.scratch.resolve(),
     )
@@ -245,6 +280,8 @@ def main() -> int:
     if arguments.json:
         record = {"machine": about, "peers": names, "cases": [asdict(case) for case in cases]}
         arguments.json.write_text(json.dumps(record, indent=1))
+    if arguments.chart and not all(case.failure for case in cases):
+        chart.write(arguments.chart, cases, names, about)
     if arguments.markdown:
         tables.replace_section(arguments.markdown, about, tables.all_tables(cases, names))
     return 1 if any(case.failure for case in cases) else 0

@@ -22,7 +22,7 @@ def line(case: Case, peers: Sequence[str]) -> str:
     if case.failure:
         return f"{head}: FAILED\n{case.failure}"
     figures = ", ".join(f"{name} {case.timings[name].median * 1e3:.3f} ms" for name in peers)
-    ratios = ", ".join(f"{_ratio(case, peers[0], name):.3f}x" for name in peers[1:])
+    ratios = ", ".join(f"{bars.ratio(case, peers[0], name):.3f}x" for name in peers[1:])
     return f"{head}: {figures}" + (f" ({ratios})" if ratios else "")
 
 
@@ -34,6 +34,9 @@ def all_tables(cases: Sequence[Case], peers: Sequence[str]) -> list[tuple[str, l
         of_threads = [case for case in done if case.threads == threads]
         title = f"### Latency at {threads} thread{'s' * (threads > 1)}"
         result.append((title, _latency(of_threads, peers)))
+        if any(case.errors for case in of_threads):
+            title = f"### Relative error at {threads} thread{'s' * (threads > 1)}"
+            result.append((title, _errors([case for case in of_threads if case.errors], peers)))
         if any(case.creation for case in of_threads):
             title = f"### Session creation and peak memory at {threads} thread{'s' * (threads > 1)}"
             result.append((title, _creation([case for case in of_threads if case.creation], peers)))
@@ -51,15 +54,21 @@ def _latency(cases: Sequence[Case], peers: Sequence[str]) -> list[str]:
     for case in cases:
         row = [case.label]
         row += [f"{case.timings[name].median * 1e3:.3f} ±{case.timings[name].spread:.0%}" for name in peers]
-        row += [f"{_ratio(case, base, name):.2f}" for name in others]
+        row += [f"{bars.ratio(case, base, name):.2f}" for name in others]
         row.append(f"{max(case.differences.values(), default=0.0):.1e}")
         placement = case.placement
         row += [f"{placement['share']:.1%}", str(placement["segments"])] if placement else ["", ""]
         rows.append(row)
     for title, statistic in (("geometric mean", bars.geometric_mean), ("median", statistics.median), ("least", min)):
-        ratios = [f"{statistic([_ratio(case, base, name) for case in cases]):.2f}" for name in others]
+        ratios = [f"{statistic([bars.ratio(case, base, name) for case in cases]):.2f}" for name in others]
         rows.append([title, *[""] * len(peers), *ratios, "", "", ""])
     return aligned([header, *rows])
+
+
+def _errors(cases: Sequence[Case], peers: Sequence[str]) -> list[str]:
+    """Frobenius error to evaluation in double precision."""
+    rows = [[case.label, *(f"{case.errors[name]:.1e}" for name in peers)] for case in cases]
+    return aligned([["case", *peers], *rows])
 
 
 def _creation(cases: Sequence[Case], peers: Sequence[str]) -> list[str]:
@@ -72,10 +81,6 @@ def _creation(cases: Sequence[Case], peers: Sequence[str]) -> list[str]:
             row += [f"{c.cold * 1e3:.0f}", f"{c.warm * 1e3:.0f}", f"{c.peak_cold / 1e6:.0f}", f"{c.peak_warm / 1e6:.0f}"]
         rows.append(row)
     return aligned([header, *rows])
-
-
-def _ratio(case: Case, base: str, name: str) -> float:
-    return case.timings[base].median / case.timings[name].median
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

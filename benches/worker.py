@@ -42,7 +42,7 @@ class Created:
     """How a session came to be, in a process that did nothing else before."""
 
     seconds: float
-    """Wall time of creating the session, the runtime being imported and Engraft registered."""
+    """Wall time of creating the session, the runtime being imported and plugins registered."""
     resident_before: int
     """Bytes of physical memory of the process before."""
 
@@ -112,12 +112,7 @@ class _Server:
     def __init__(self, connection: Connection, setting: Setting) -> None:
         os.sched_setaffinity(0, setting.cpus)
         os.environ["ENGRAFT_CACHE_DIR"] = str(setting.cache)
-        import onnxruntime  # noqa: F401  (its import is nobody's session creation)
-
-        if setting.peer.engraft:
-            import engraft.onnxruntime
-
-            engraft.onnxruntime.register()
+        setting.peer.prepare()
         self._connection = connection
         self._inputs = setting.inputs
         before = _memory("VmRSS")

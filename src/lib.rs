@@ -23,7 +23,7 @@ pub const TARGET: &str = env!("ENGRAFT_TARGET");
 pub use engraft_engine as engine;
 pub use engraft_kernels as kernels;
 pub use engraft_kernels::{Serial, Workers};
-pub use engraft_network::{AlignedBytes, Bytes, DType, Tensor};
+pub use engraft_network::{AlignedBytes, Bytes, DType, Network, NetworkError, Tensor, ValueId};
 pub use engraft_subgraph as subgraph;
 pub use session::{CACHE_QUOTA, Session, SessionError};
 

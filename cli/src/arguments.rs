@@ -29,6 +29,8 @@ pub enum Command {
     Build(Build),
     /// Run a model or plan once; store its outputs or compare them with a reference.
     Run(Run),
+    /// Evaluate a model operator by operator in double precision: the truth to compare outputs with. Slow.
+    Evaluate(Evaluate),
     /// Time a model or plan.
     Bench(Bench),
     /// Show what a model or plan consists of.
@@ -62,7 +64,7 @@ pub struct Run {
     /// Store the outputs: one array as .npy, all by name as .npz.
     #[arg(short, long)]
     pub output: Option<PathBuf>,
-    /// Compare the outputs with these: .npy for a single output, .npz by name.
+    /// Compare the outputs with these: .npy for a single output, .npz by name. What `evaluate` wrote will do.
     #[arg(long)]
     pub reference: Option<PathBuf>,
     /// Largest |output - reference| allowed, relative to the largest |reference|; integers must be equal.
@@ -70,6 +72,17 @@ pub struct Run {
     pub tolerance: f64,
     #[command(flatten)]
     pub engine: EngineArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct Evaluate {
+    /// An ONNX file.
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub inputs: InputArguments,
+    /// Where the outputs go: one array as .npy, all by name as .npz. Floats are f64.
+    #[arg(short, long)]
+    pub output: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -53,7 +53,7 @@ struct Layer {
 
 pub fn run(arguments: &Bench, output: Output) -> Result<(), CliError> {
     let loaded = standalone::load(&arguments.model, &arguments.engine)?;
-    let inputs = inputs::gather(&arguments.inputs, &declarations(&loaded.engine))?;
+    let inputs = inputs::gather(&arguments.inputs, &declarations(loaded.engine.network()))?;
     let mut execution = Execution::new(loaded.engine, inputs, arguments.engine.threads, &arguments.model);
     let first = execution.time()?;
 

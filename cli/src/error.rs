@@ -29,6 +29,9 @@ pub enum CliError {
     #[error("{model} failed")]
     Run { model: String, source: Box<engraft::engine::RunError> },
 
+    #[error("cannot evaluate {}", path.display())]
+    Evaluation { path: PathBuf, source: Box<engraft::NetworkError> },
+
     /// Some of a model would have to stay with a host runtime.
     #[error("{} cannot run without a host runtime:\n{reasons}\n`engraft explain` tells more", path.display())]
     NotStandalone { path: PathBuf, reasons: String },

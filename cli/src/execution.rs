@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use engraft::engine::pool::Pool;
 use engraft::engine::{Engine, LayerTime, OutputAllocator, TensorRef};
-use engraft::{AlignedBytes, DType, HostDim, Tensor, Workers};
+use engraft::{AlignedBytes, DType, HostDim, Network, Tensor, ValueId, Workers};
 
 use crate::error::CliError;
 use crate::inputs::InputDeclaration;
@@ -61,32 +61,30 @@ impl Execution {
     }
 }
 
-/// What the engine takes, for [`gather`](crate::inputs::gather). Sizes of symbolic dims that nobody states are the
+/// What the network takes, for [`gather`](crate::inputs::gather). Sizes of symbolic dims that nobody states are the
 /// network's representative ones.
-pub fn declarations(engine: &Engine) -> Vec<InputDeclaration> {
-    let network = engine.network();
+pub fn declarations(network: &Network) -> Vec<InputDeclaration> {
     let representative = network.representative_env();
-    let declare = |binding: &engraft::engine::Binding| InputDeclaration {
-        name: binding.name.clone(),
-        dtype: binding.ty.dtype,
-        shape: binding
-            .ty
-            .shape
-            .iter()
-            .map(|dim| match (dim.fixed(), dim.as_symbol()) {
-                (Some(size), _) => u64::try_from(size).map_or(HostDim::Unknown, HostDim::Fixed),
-                (None, Some(symbol)) => HostDim::Symbol(network.symbols()[symbol.0 as usize].name.clone()),
-                (None, None) => HostDim::Unknown,
-            })
-            .collect(),
-        representative: binding
-            .ty
-            .shape
-            .iter()
-            .map(|dim| dim.eval(&representative).max(0) as usize)
-            .collect(),
+    let declare = |input: &ValueId| {
+        let value = network.value(*input);
+        let dims = value.ty.shape.iter();
+        InputDeclaration {
+            name: value.name.clone(),
+            dtype: value.ty.dtype,
+            shape: dims
+                .clone()
+                .map(|dim| match (dim.fixed(), dim.as_symbol()) {
+                    (Some(size), _) => u64::try_from(size).map_or(HostDim::Unknown, HostDim::Fixed),
+                    (None, Some(symbol)) => {
+                        HostDim::Symbol(network.symbols()[symbol.0 as usize].name.clone())
+                    }
+                    (None, None) => HostDim::Unknown,
+                })
+                .collect(),
+            representative: dims.map(|dim| dim.eval(&representative).max(0) as usize).collect(),
+        }
     };
-    engine.inputs().iter().map(declare).collect()
+    network.inputs().iter().map(declare).collect()
 }
 
 /// Memory for outputs that is allocated at the first run, and again when a shape grows.

@@ -55,6 +55,7 @@ fn dispatch(command: &Command, output: Output) -> Result<(), CliError> {
         Command::Cache(arguments) => cache::run(arguments, output),
         Command::Build(arguments) => build::run(arguments, output),
         Command::Run(arguments) => run::run(arguments, output),
+        Command::Evaluate(arguments) => run::evaluate(arguments, output),
         Command::Bench(arguments) => bench::run(arguments, output),
         Command::Explain(arguments) => explain::run(arguments, output),
     }

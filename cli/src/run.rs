@@ -1,11 +1,12 @@
-//! `engraft run`: one run, its outputs stored or compared.
+//! `engraft run` and `engraft evaluate`: one run, its outputs stored or compared.
 
 use std::path::Path;
+use std::time::Instant;
 
 use engraft::Tensor;
 use serde::Serialize;
 
-use crate::arguments::Run;
+use crate::arguments::{Evaluate, OptionArguments, Run};
 use crate::compare::{self, Difference};
 use crate::error::CliError;
 use crate::execution::{Execution, declarations};
@@ -49,7 +50,7 @@ pub fn run(arguments: &Run, output: Output) -> Result<(), CliError> {
     if let Some(path) = &arguments.output {
         check_store(path, names.len())?;
     }
-    let inputs = inputs::gather(&arguments.inputs, &declarations(&loaded.engine))?;
+    let inputs = inputs::gather(&arguments.inputs, &declarations(loaded.engine.network()))?;
     let mut execution = Execution::new(loaded.engine, inputs, arguments.engine.threads, &arguments.model);
     let tensors = execution.outputs()?;
     let seconds = execution.time()?.as_secs_f64();
@@ -60,8 +61,7 @@ pub fn run(arguments: &Run, output: Output) -> Result<(), CliError> {
         Some(path) => Some(compare_with(path, &names, &tensors, arguments.tolerance)?),
         None => None,
     };
-    let outputs = names.iter().zip(&tensors).map(|(name, tensor)| OutputSummary::of(name, tensor)).collect();
-    let outcome = Outcome { seconds, outputs, comparison };
+    let outcome = Outcome::new(seconds, &names, &tensors, comparison);
     output.print(&outcome, || outcome.text())?;
     match outcome.comparison {
         Some(Comparison { within: false, tolerance, .. }) => {
@@ -69,6 +69,24 @@ pub fn run(arguments: &Run, output: Output) -> Result<(), CliError> {
         }
         _ => Ok(()),
     }
+}
+
+/// `engraft evaluate`: the same by reference evaluation in `f64`.
+pub fn evaluate(arguments: &Evaluate, output: Output) -> Result<(), CliError> {
+    let options = OptionArguments { options: Vec::new() };
+    let network = standalone::whole_model(&arguments.model, &options, None)?.segment.network;
+    let names: Vec<String> =
+        (0..network.outputs().len()).map(|index| network.output_name(index).to_owned()).collect();
+    check_store(&arguments.output, names.len())?;
+    let inputs = inputs::gather(&arguments.inputs, &declarations(&network))?;
+    let start = Instant::now();
+    let tensors = network
+        .eval_in_double(&inputs)
+        .map_err(|source| CliError::Evaluation { path: arguments.model.clone(), source: Box::new(source) })?;
+    let seconds = start.elapsed().as_secs_f64();
+    store(&arguments.output, &names, &tensors)?;
+    let outcome = Outcome::new(seconds, &names, &tensors, None);
+    output.print(&outcome, || outcome.text())
 }
 
 /// A file for one array cannot take several.
@@ -149,6 +167,12 @@ impl OutputSummary {
 }
 
 impl Outcome {
+    fn new(seconds: f64, names: &[String], tensors: &[Tensor], comparison: Option<Comparison>) -> Self {
+        let outputs =
+            names.iter().zip(tensors).map(|(name, tensor)| OutputSummary::of(name, tensor)).collect();
+        Self { seconds, outputs, comparison }
+    }
+
     fn text(&self) -> String {
         let mut outputs = Table::new([
             ("output", Align::Left),

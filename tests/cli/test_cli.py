@@ -94,6 +94,20 @@ def test_a_model_and_its_plan_agree_with_onnxruntime(
         np.testing.assert_array_equal(stored["best"], np.load(reference)["best"])
 
 
+def test_evaluation_is_double_precision(cli: Cli, model: Path, arrays: tuple[Path, Path], tmp_path: Path) -> None:
+    inputs, _ = arrays
+    exact = tmp_path / "exact.npz"
+    cli("evaluate", model, "--input", inputs, "--output", exact)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(model).graph.initializer}
+    active = np.maximum(np.load(inputs)["x"].astype(np.float64) @ tensors["w"] + tensors["b"], 0)
+    power = np.exp(active - active.max(axis=-1, keepdims=True))
+    y = np.load(exact)["y"]
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y, power / power.sum(axis=-1, keepdims=True), rtol=1e-12)
+    result = cli.json("run", model, "--input", inputs, "--reference", exact)
+    assert 0 < max(d["relative"] for d in result["comparison"]["differences"]) < 1e-5
+
+
 def test_a_wrong_output_has_a_status_of_its_own(
     cli: Cli, model: Path, arrays: tuple[Path, Path], tmp_path: Path
 ) -> None:

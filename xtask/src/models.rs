@@ -8,6 +8,9 @@ use crate::python::{self, Environment};
 use crate::suite::{self, REQUIREMENTS};
 use crate::workspace::Workspace;
 
+/// What measurements run with.
+const PEERS: &str = "benches/requirements.txt";
+
 /// Writes the zoo's models below the target folder.
 pub fn materialize(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
     let environment = Environment::prepare(workspace, Path::new(REQUIREMENTS), &[])?;
@@ -18,7 +21,7 @@ pub fn materialize(workspace: &Workspace, arguments: &[String]) -> Result<(), Er
 
 /// Compares Engraft's outputs and placement with what the zoo asks for, with a wheel built now.
 pub fn check(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
-    check_with(workspace, &environment_with_wheel(workspace)?, arguments)
+    check_with(workspace, &environment_with_wheel(workspace, REQUIREMENTS)?, arguments)
 }
 
 /// The same with an environment that has the wheel.
@@ -30,19 +33,24 @@ pub fn check_with(
     program(workspace, environment, "check_models", arguments)
 }
 
-/// Times Engraft against its peers.
+/// Times Engraft against its peers, among them such as only measurements need.
 pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
-    program(workspace, &environment_with_wheel(workspace)?, "measure", arguments)
+    process::run(
+        "building the command",
+        workspace.cargo().args(["build", "--quiet", "--release", "--package", "engraft-cli"]),
+    )?;
+    let environment = environment_with_wheel(workspace, PEERS)?;
+    program(workspace, &environment, "measure", arguments)
 }
 
 /// Times a decoder whose shapes change with every run.
 pub fn growing(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
-    program(workspace, &environment_with_wheel(workspace)?, "growing", arguments)
+    program(workspace, &environment_with_wheel(workspace, REQUIREMENTS)?, "growing", arguments)
 }
 
-fn environment_with_wheel(workspace: &Workspace) -> Result<Environment, Error> {
+fn environment_with_wheel(workspace: &Workspace, requirements: &str) -> Result<Environment, Error> {
     let wheel = python::build_wheel(workspace)?;
-    let environment = Environment::prepare(workspace, Path::new(REQUIREMENTS), &[])?;
+    let environment = Environment::prepare(workspace, Path::new(requirements), &[])?;
     environment.install_wheel(&wheel)?;
     Ok(environment)
 }
@@ -61,6 +69,7 @@ fn program(
         .arg(workspace.zoo())
         .arg("--scratch")
         .arg(scratch)
-        .args(arguments);
+        .args(arguments)
+        .env("ENGRAFT_CLI", workspace.target.join("release/engraft"));
     process::run(name, &mut command)
 }

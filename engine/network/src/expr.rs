@@ -223,6 +223,11 @@ impl Expr {
         &self.nodes
     }
 
+    /// The expression with every node replaced; `f` keeps the operands.
+    pub fn map_nodes(&self, f: impl FnMut(ExprNode) -> ExprNode) -> Expr {
+        Expr { nodes: self.nodes.iter().copied().map(f).collect() }
+    }
+
     /// Number of operands: the highest input index plus one.
     pub fn arity(&self) -> usize {
         self.nodes
