@@ -185,10 +185,10 @@ impl Engine {
                 continue;
             };
             let Some(step) = entry.spec.schedule.steps.get(k) else { continue };
-            let node = self.program.node(step.node);
+            let node = self.program.node(step.layer.node);
             let (flops, bytes) = self
                 .program
-                .with_dense_problem(step.node, &env, 1, |p| {
+                .with_dense_problem(step.layer.node, &env, 1, |p| {
                     let i: Vec<&[usize]> = p.inputs.iter().map(|o| &o.desc.shape[..]).collect();
                     let o: Vec<&[usize]> = p.outputs.iter().map(|o| &o.shape[..]).collect();
                     let descs = p.inputs.iter().map(|o| &o.desc).chain(p.outputs);
@@ -198,7 +198,7 @@ impl Engine {
             layers.push(LayerTime {
                 name: node.map_or_else(String::new, |n| n.name.clone()),
                 op: node.map_or("copy", |n| n.op.name()).to_owned(),
-                tactic: step.tactic.to_owned(),
+                tactic: step.layer.tactic.to_owned(),
                 nanoseconds: time.as_nanos() as u64,
                 flops,
                 bytes,
@@ -211,24 +211,25 @@ impl Engine {
     pub fn tactics(&self, env: &[i64], threads: usize) -> Result<Vec<(String, String, String)>, RunError> {
         let mut all = Vec::new();
         for stage in 0..self.program.stages.len() {
-            let spec = specialize(&self.program, stage, env, threads)?;
-            for s in &spec.schedule.steps {
-                let node = self.program.node(s.node);
+            let entry = self.specialization(stage, env, threads)?;
+            for s in &entry.spec.schedule.steps {
+                let node = self.program.node(s.layer.node);
                 all.push((
                     node.map_or_else(String::new, |n| n.name.clone()),
                     node.map_or("copy", |n| n.op.name()).to_owned(),
-                    s.tactic.to_owned(),
+                    s.layer.tactic.to_owned(),
                 ));
             }
         }
         Ok(all)
     }
 
-    /// Bytes of activation memory that one run at these symbol values takes.
-    pub fn arena_bytes(&self, env: &[i64], threads: usize) -> Result<usize, RunError> {
+    /// Makes the engine ready for symbol values, as the first run with them would. Returns the bytes of activation memory that
+    /// such a run takes.
+    pub fn specialize(&self, env: &[i64], threads: usize) -> Result<usize, RunError> {
         let mut most = 0;
         for stage in 0..self.program.stages.len() {
-            most = most.max(specialize(&self.program, stage, env, threads)?.schedule.arena_bytes);
+            most = most.max(self.specialization(stage, env, threads)?.spec.schedule.arena_bytes);
         }
         Ok(most)
     }
@@ -366,7 +367,9 @@ impl Engine {
             e.spec.last_used.store(now, Ordering::Relaxed);
             return Ok(e.clone());
         }
-        let spec = specialize(&self.program, stage, env, threads)?;
+        let earlier = self.nearest(stage, threads);
+        let earlier = earlier.as_deref().map(|e| &e.spec);
+        let spec = specialize(&self.program, stage, env, threads, earlier)?;
         spec.last_used.store(now, Ordering::Relaxed);
         let entry = Arc::new(Entry { stage, spec });
         self.table.rcu(|old| {
@@ -386,10 +389,17 @@ impl Engine {
         Ok(entry)
     }
 
+    /// The specialization of the stage that was used last: a new one has most in common with it.
+    fn nearest(&self, stage: usize, threads: usize) -> Option<Arc<Entry>> {
+        let table = self.table.load();
+        let alike = table.iter().filter(|e| e.stage == stage && e.spec.threads as usize == threads);
+        alike.max_by_key(|e| e.spec.last_used.load(Ordering::Relaxed)).cloned()
+    }
+
     fn failure(&self, spec: &Specialization, f: Failure) -> RunError {
         let name = |step: u32| {
             let s = &spec.schedule.steps[step as usize];
-            (self.program.node(s.node).map_or_else(String::new, |n| n.name.clone()), s.tactic)
+            (self.program.node(s.layer.node).map_or_else(String::new, |n| n.name.clone()), s.layer.tactic)
         };
         match f {
             Failure::Kernel { step, source } => {

@@ -6,13 +6,13 @@
 //! thread can finish the run alone, and the worker pool may drop participants that never started.
 
 use crate::arena::Buffer;
+use crate::layer::Layer;
 use engraft_kernels::cpu::FlushDenormals;
-use engraft_kernels::{Args, Kernel, KernelError, Workers};
-use engraft_network::NodeId;
+use engraft_kernels::{Args, KernelError, Workers};
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// What an offset counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +33,10 @@ pub(crate) struct Loc {
 
 /// One kernel of a specialization, with the places of its operands.
 pub(crate) struct Step {
-    pub kernel: Box<dyn Kernel>,
+    pub layer: Arc<Layer>,
     pub inputs: SmallVec<[Loc; 4]>,
     pub outputs: SmallVec<[Loc; 1]>,
     pub workspace: Loc,
-    pub node: NodeId,
-    pub tactic: &'static str,
     /// The step whose completion, with that of all before it, this one waits for.
     pub wait: Option<u32>,
 }
@@ -73,7 +71,7 @@ impl Schedule {
         let (mut tickets, mut scratch_bytes) = (0, 0);
         for (i, s) in steps.iter().enumerate() {
             let mut after = s.wait.map_or(0, |w| end_of_step[w as usize]);
-            for (phase, &tasks) in s.kernel.phases().iter().enumerate() {
+            for (phase, &tasks) in s.layer.kernel.phases().iter().enumerate() {
                 if tasks == 0 {
                     continue;
                 }
@@ -88,7 +86,7 @@ impl Schedule {
                 after = units.len() as u32;
             }
             end_of_step.push(units.len() as u32);
-            scratch_bytes = scratch_bytes.max(s.kernel.scratch_bytes());
+            scratch_bytes = scratch_bytes.max(s.layer.kernel.scratch_bytes());
         }
         Schedule {
             steps,
@@ -149,7 +147,7 @@ impl RunState {
             let _fp = FlushDenormals::enter();
             for (i, step) in schedule.steps.iter().enumerate() {
                 let start = std::time::Instant::now();
-                for (phase, &tasks) in step.kernel.phases().iter().enumerate() {
+                for (phase, &tasks) in step.layer.kernel.phases().iter().enumerate() {
                     for task in 0..tasks {
                         // SAFETY: by this function's contract, and steps run in order.
                         unsafe { run_task(step, i as u32, phase, task, &bases, self.scratch.as_ptr()) }?;
@@ -254,7 +252,7 @@ impl Bases<'_> {
 }
 
 /// # Safety
-/// As [`Kernel::run`], for the places that the step names under `bases`.
+/// As [`engraft_kernels::Kernel::run`], for the places that the step names under `bases`.
 #[inline]
 unsafe fn run_task(
     step: &Step,
@@ -269,7 +267,7 @@ unsafe fn run_task(
     let outputs: SmallVec<[*mut u8; 4]> = step.outputs.iter().map(|l| bases.resolve(*l)).collect();
     let args = Args { inputs: &inputs, outputs: &outputs, scratch, workspace: bases.resolve(step.workspace) };
     // SAFETY: by this function's contract.
-    match catch_unwind(AssertUnwindSafe(|| unsafe { step.kernel.run(phase, task, &args) })) {
+    match catch_unwind(AssertUnwindSafe(|| unsafe { step.layer.kernel.run(phase, task, &args) })) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(source)) => Err(Failure::Kernel { step: index, source }),
         Err(_) => Err(Failure::Panic { step: index }),

@@ -3,12 +3,14 @@
 //! [`Builder`] makes a plan of a network; [`Engine`] runs a plan.
 
 mod arena;
+mod arrange;
 mod builder;
 pub mod container;
 mod engine;
 mod error;
 mod exec;
 pub mod fingerprint;
+mod layer;
 mod layout;
 pub mod lock;
 mod memory;

@@ -5,7 +5,7 @@ use crate::error::PlanError;
 use engraft_kernels::{Class, Isa, Operand, Problem, Tactic, TensorDesc, catalog};
 use engraft_network::ops::Assumption;
 use engraft_network::{
-    Def, Dim, Network, Node, NodeId, Op, SymbolId, SymbolSource, Tensor, TensorType, ValueId, ops,
+    DType, Def, Dim, Network, Node, NodeId, Op, SymbolId, SymbolSource, Tensor, TensorType, ValueId, ops,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,8 @@ pub(crate) struct Program {
     pub stages: Vec<Stage>,
     /// By node index.
     pub roles: Vec<Role>,
+    /// By node index: whether the operator has sizes of its own that depend on symbols.
+    pub reads_symbols: Vec<bool>,
     /// By value index.
     pub targets: Vec<Option<Target>>,
     /// By node index: the stage that a node runs in.
@@ -84,6 +86,8 @@ pub(crate) struct Program {
     pub packed: FxHashMap<(NodeId, u32), SmallVec<[PackedOperand; 2]>>,
     /// By rank: the identity transposition, which stands for a copy between layouts.
     pub copy_ops: Vec<Op>,
+    /// Tactics that copy.
+    copy_rows: Vec<&'static dyn Tactic>,
     /// Owners of the memory that `packed` points into.
     pub keep_alive: Vec<Box<dyn std::any::Any + Send + Sync>>,
 }
@@ -100,6 +104,7 @@ impl Program {
             isa,
             stages: Vec::new(),
             roles: vec![Role::Compute; n],
+            reads_symbols: vec![false; n],
             targets: vec![None; network.value_count()],
             node_stage: vec![0; n],
             crossing: vec![None; network.value_count()],
@@ -108,6 +113,7 @@ impl Program {
             tuned: vec![SmallVec::new(); n],
             packed: FxHashMap::default(),
             copy_ops: (0..=MAX_RANK).map(|r| Op::from(ops::Transpose { perm: (0..r).collect() })).collect(),
+            copy_rows: Vec::new(),
             keep_alive: Vec::new(),
             network,
         };
@@ -170,6 +176,7 @@ impl Program {
         }
         let mut max_stage = 0u32;
         let mut roles = vec![Role::Compute; net.node_bound()];
+        let mut reads_symbols = vec![false; net.node_bound()];
         let mut node_stage = vec![0u32; net.node_bound()];
         let order: Vec<NodeId> = net.nodes().map(|(id, _)| id).collect();
         for id in &order {
@@ -193,6 +200,7 @@ impl Program {
                 op_dims.push(d.clone());
                 d.clone()
             });
+            reads_symbols[id.index()] = op_dims.iter().any(|d| d.fixed().is_none());
             let shapes = node.inputs.iter().chain(&node.outputs).flat_map(|v| net.ty(*v).shape.iter());
             let unknown = latest_stage(shapes.chain(op_dims.iter()), &sizes, &symbol_stage, &mut stage);
             if let Some(s) = unknown {
@@ -276,6 +284,7 @@ impl Program {
         self.crossing = crossing;
         self.stages = stages;
         self.roles = roles;
+        self.reads_symbols = reads_symbols;
         self.node_stage = node_stage;
         Ok(())
     }
@@ -337,6 +346,18 @@ impl Program {
                 self.shortlist[id.index()] = fits.unwrap_or_default();
             }
         }
+        let dense = TensorDesc::dense(DType::F32, &[2, 3]);
+        let operand = [Operand { desc: dense.clone(), constant: None }];
+        let (op, outputs) = (&self.copy_ops[2], &[dense]);
+        let p = Problem { op, inputs: &operand, outputs, threads: 1, isa: self.isa, env: &env };
+        let copies = |t: &&'static dyn Tactic| t.class() == Class::Optimized && t.accepts(&p).is_ok();
+        self.copy_rows = catalog::cpu().iter().copied().filter(copies).collect();
+    }
+
+    /// The tactic for a copy between layouts, with its estimate.
+    pub(crate) fn choose_copy(&self, p: &Problem<'_>) -> Option<(&'static dyn Tactic, f64)> {
+        let best = catalog::best_among(&self.copy_rows, p).or_else(|| catalog::best(p));
+        best.map(|(t, fit)| (t, fit.cost_ns))
     }
 
     /// Calls `f` with the node's problem under `env`, everything dense. `None` if a shape is impossible under `env`.

@@ -1,13 +1,15 @@
-//! From symbol values to a schedule: shapes, views, tactics, memory.
+//! From symbol values to a schedule: shapes, views, tactics, places.
 
+use crate::arrange::{Pending, Root, arrange};
 use crate::error::RunError;
-use crate::exec::{Base, Loc, Schedule, Step};
-use crate::memory::{self, Request};
+use crate::exec::{Base, Schedule};
+use crate::layer::Layer;
 use crate::program::{Program, Role, Target};
 use crate::strides;
-use engraft_kernels::{Kernel, Operand, Problem, TensorDesc};
-use engraft_network::{DType, Def, Dim, NodeId, Op, ValueId, ops::eval_shape};
+use engraft_kernels::{Operand, Problem, TensorDesc};
+use engraft_network::{DType, Def, Dim, Node, NodeId, Op, ValueId};
 use smallvec::SmallVec;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 /// A stage made ready for one set of symbol values and a number of threads.
@@ -34,31 +36,13 @@ struct Place {
     desc: TensorDesc,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Root {
-    base: Base,
-    /// Address of absolute roots.
-    address: usize,
-    bytes: usize,
-    first: u32,
-    last: u32,
-}
-
-struct Pending {
-    kernel: Box<dyn Kernel>,
-    inputs: SmallVec<[(u32, usize); 4]>,
-    outputs: SmallVec<[(u32, usize); 1]>,
-    node: NodeId,
-    tactic: &'static str,
-    /// Operand whose memory the result takes over.
-    in_place: Option<usize>,
-}
-
 struct Planner<'a> {
     program: &'a Program,
     stage: u32,
     env: &'a [i64],
     threads: usize,
+    /// By node index: what an earlier specialization made of the node.
+    earlier: Vec<Option<&'a Arc<Layer>>>,
     /// By value index.
     places: Vec<Option<Place>>,
     /// By value index: the output of the network whose buffer the value is written to.
@@ -69,19 +53,28 @@ struct Planner<'a> {
     cost_ns: f64,
 }
 
-/// Specializes stage `stage` of the program. Errors: impossible shapes under `env`.
+/// Specializes stage `stage` of the program. What `earlier`, a specialization of the same stage for as many threads, made of
+/// nodes whose operands look the same is shared with it. Errors: impossible shapes under `env`.
 pub(crate) fn specialize(
     program: &Program,
     stage: usize,
     env: &[i64],
     threads: usize,
+    earlier: Option<&Specialization>,
 ) -> Result<Specialization, RunError> {
     let values = program.network.value_count();
+    let mut layers = vec![None; program.network.node_bound()];
+    for step in earlier.iter().flat_map(|e| &e.schedule.steps) {
+        if step.layer.of_node {
+            layers[step.layer.node.index()] = Some(&step.layer);
+        }
+    }
     let mut planner = Planner {
         program,
         stage: stage as u32,
         env,
         threads,
+        earlier: layers,
         places: vec![None; values],
         output_of: vec![None; values],
         roots: Vec::with_capacity(program.stages[stage].nodes.len() + 8),
@@ -101,10 +94,18 @@ pub(crate) fn specialize(
         planner.node(*id)?;
     }
     let outputs = planner.finish_outputs()?;
-    Ok(planner.schedule(outputs))
+    let threads_worth_it = if planner.cost_ns < SERIAL_NS { 1 } else { threads };
+    Ok(Specialization {
+        env: env.to_vec(),
+        threads: threads as u32,
+        last_used: AtomicU64::new(0),
+        schedule: arrange(planner.roots, planner.steps, threads_worth_it),
+        outputs,
+        crossings: planner.crossings,
+    })
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
     fn error(&self, node: NodeId, reason: impl Into<String>) -> RunError {
         let node = self.program.node(node).map_or_else(String::new, |n| n.name.clone());
         RunError::Shape { node, reason: reason.into() }
@@ -137,16 +138,20 @@ impl Planner<'_> {
     }
 
     fn root(&mut self, base: Base, address: usize, bytes: usize) -> u32 {
-        self.roots.push(Root { base, address, bytes, first: u32::MAX, last: 0 });
+        self.roots.push(Root::new(base, address, bytes));
         self.roots.len() as u32 - 1
     }
 
     fn dense_desc(&self, v: ValueId) -> Result<TensorDesc, RunError> {
         let ty = self.program.network.ty(v);
-        let shape = eval_shape(&ty.shape, self.env).map_err(|e| RunError::Shape {
-            node: self.program.network.value(v).name.clone(),
-            reason: e.to_string(),
-        })?;
+        let mut shape: SmallVec<[usize; 6]> = SmallVec::new();
+        for d in &ty.shape {
+            let n = d.eval(self.env);
+            shape.push(usize::try_from(n).map_err(|_| RunError::Shape {
+                node: self.program.network.value(v).name.clone(),
+                reason: format!("dimension {d} is {n}"),
+            })?);
+        }
         Ok(TensorDesc::dense(ty.dtype, &shape))
     }
 
@@ -156,59 +161,61 @@ impl Planner<'_> {
     }
 
     /// The place of a value that exists already, or comes from outside the stage.
-    fn place(&mut self, v: ValueId) -> Result<Place, RunError> {
-        if let Some(p) = &self.places[v.index()] {
-            return Ok(p.clone());
-        }
-        let desc = self.dense_desc(v)?;
-        let bytes = desc.dense_bytes();
-        let root = match self.program.network.value(v).def {
-            Def::Input(k) => self.root(Base::External(k), 0, bytes),
-            Def::Constant(_) => {
-                let address = self.program.constant(v).map_or(0, |t| t.bytes().as_ptr() as usize);
-                self.root(Base::Absolute, address, bytes)
-            }
-            Def::Node { node, .. } => match self.program.crossing[v.index()] {
-                Some(k) if self.program.node_stage[node.index()] < self.stage => {
-                    self.root(self.external_crossing(k), 0, bytes)
+    fn place(&mut self, v: ValueId) -> Result<&Place, RunError> {
+        if self.places[v.index()].is_none() {
+            let desc = self.dense_desc(v)?;
+            let bytes = desc.dense_bytes();
+            let root = match self.program.network.value(v).def {
+                Def::Input(k) => self.root(Base::External(k), 0, bytes),
+                Def::Constant(_) => {
+                    let address = self.program.constant(v).map_or(0, |t| t.bytes().as_ptr() as usize);
+                    self.root(Base::Absolute, address, bytes)
                 }
-                _ => return Err(self.error(node, "its result is read before it is computed")),
-            },
-        };
-        let place = Place { root, offset: 0, desc };
-        self.places[v.index()] = Some(place.clone());
-        Ok(place)
+                Def::Node { node, .. } => match self.program.crossing[v.index()] {
+                    Some(k) if self.program.node_stage[node.index()] < self.stage => {
+                        self.root(self.external_crossing(k), 0, bytes)
+                    }
+                    _ => return Err(self.error(node, "its result is read before it is computed")),
+                },
+            };
+            self.places[v.index()] = Some(Place { root, offset: 0, desc });
+        }
+        Ok(self.at(v))
     }
 
     /// The place that a value of this stage will be written to.
-    fn define(&mut self, v: ValueId) -> Result<Place, RunError> {
-        if let Some(p) = &self.places[v.index()] {
-            return Ok(p.clone());
+    fn define(&mut self, v: ValueId) -> Result<&Place, RunError> {
+        if self.places[v.index()].is_none() {
+            let desc = self.dense_desc(v)?;
+            let place = match self.program.targets[v.index()] {
+                Some(t) => self.define_in_target(v, t, desc)?,
+                None => {
+                    let bytes = desc.dense_bytes();
+                    let base = if let Some(o) = self.output_of[v.index()] {
+                        Base::External(self.program.network.inputs().len() as u32 + o)
+                    } else if let Some(k) = self.program.crossing[v.index()] {
+                        self.crossings.push((k, bytes));
+                        self.external_crossing(k)
+                    } else {
+                        Base::Arena
+                    };
+                    Place { root: self.root(base, 0, bytes), offset: 0, desc }
+                }
+            };
+            self.places[v.index()] = Some(place);
         }
-        let desc = self.dense_desc(v)?;
-        let place = match self.program.targets[v.index()] {
-            Some(t) => self.define_in_target(v, t, desc)?,
-            None => {
-                let bytes = desc.dense_bytes();
-                let base = if let Some(o) = self.output_of[v.index()] {
-                    Base::External(self.program.network.inputs().len() as u32 + o)
-                } else if let Some(k) = self.program.crossing[v.index()] {
-                    self.crossings.push((k, bytes));
-                    self.external_crossing(k)
-                } else {
-                    Base::Arena
-                };
-                Place { root: self.root(base, 0, bytes), offset: 0, desc }
-            }
-        };
-        self.places[v.index()] = Some(place.clone());
-        Ok(place)
+        Ok(self.at(v))
+    }
+
+    /// The place of a value that has one.
+    fn at(&self, v: ValueId) -> &Place {
+        self.places[v.index()].as_ref().expect("the value has a place")
     }
 
     fn define_in_target(&mut self, v: ValueId, t: Target, desc: TensorDesc) -> Result<Place, RunError> {
         let program = self.program;
         let Some(node) = program.node(t.node) else { return Err(self.error(t.node, "the target is gone")) };
-        let parent = self.define(node.outputs[0])?;
+        let parent = self.define(node.outputs[0])?.clone();
         match &node.op {
             Op::Concat(c) => {
                 let mut before = 0usize;
@@ -241,7 +248,7 @@ impl Planner<'_> {
         match program.roles[id.index()] {
             Role::Dynamic => Ok(()),
             Role::View => {
-                let input = self.place(node.inputs[0])?;
+                let input = self.place(node.inputs[0])?.clone();
                 if let Some((desc, offset)) = strides::view(&node.op, &input.desc, self.env) {
                     let bytes = offset * (desc.dtype.bits() as isize / 8);
                     let offset = (input.offset as isize + bytes) as usize;
@@ -250,7 +257,7 @@ impl Planner<'_> {
                 }
                 if matches!(node.op, Op::Reshape(_)) {
                     // Strided memory under a shape that no strides describe: copied, dense.
-                    let out = self.define(node.outputs[0])?;
+                    let out = self.define(node.outputs[0])?.clone();
                     if input.desc.count() != out.desc.count() {
                         return Err(self.error(
                             id,
@@ -267,11 +274,11 @@ impl Planner<'_> {
                 Err(self.error(id, "it reaches outside its operand"))
             }
             Role::Concat => {
-                let out = self.define(node.outputs[0])?;
+                let out = self.define(node.outputs[0])?.clone();
                 let Op::Concat(c) = &node.op else { return Err(self.error(id, "it is not a concat")) };
                 let mut at = 0usize;
                 for (i, v) in node.inputs.iter().enumerate() {
-                    let part = self.place(*v)?;
+                    let part = self.place(*v)?.clone();
                     let size = part.desc.shape[c.axis];
                     let target = Target { node: id, operand: i as u32 };
                     if program.targets[v.index()] != Some(target) && part.desc.count() > 0 {
@@ -296,74 +303,91 @@ impl Planner<'_> {
                     self.define(node.outputs[0])?;
                     return Ok(());
                 }
-                self.compute(id)
+                self.compute(id, node)
             }
         }
     }
 
-    fn compute(&mut self, id: NodeId) -> Result<(), RunError> {
-        let program = self.program;
-        let Some(node) = program.node(id) else { return Ok(()) };
-        let mut inputs: SmallVec<[Place; 4]> = SmallVec::new();
+    fn compute(&mut self, id: NodeId, node: &'a Node) -> Result<(), RunError> {
         for v in &node.inputs {
-            inputs.push(self.place(*v)?);
+            self.place(*v)?;
         }
-        let mut outputs: SmallVec<[Place; 1]> = SmallVec::new();
         for v in &node.outputs {
-            outputs.push(self.define(*v)?);
+            self.define(*v)?;
         }
-        let operands: SmallVec<[Operand<'_>; 4]> = inputs
-            .iter()
-            .zip(&node.inputs)
-            .map(|(p, v)| Operand { desc: p.desc.clone(), constant: program.constant(*v) })
-            .collect();
-        let results: SmallVec<[TensorDesc; 1]> = outputs.iter().map(|p| p.desc.clone()).collect();
-        let problem = Problem {
-            op: &node.op,
-            inputs: &operands,
-            outputs: &results,
-            threads: self.threads,
-            isa: program.isa,
-            env: self.env,
+        let layer = match self.unchanged(id, node) {
+            Some(layer) => layer,
+            None => Arc::new(self.prepare(id, node)?),
         };
+        let inputs: SmallVec<[(u32, usize); 4]> = node
+            .inputs
+            .iter()
+            .zip(&layer.packed)
+            .map(|(v, packed)| match packed {
+                Some(address) => (self.root(Base::Absolute, *address, 0), 0),
+                None => {
+                    let p = self.at(*v);
+                    (p.root, p.offset)
+                }
+            })
+            .collect();
+        let outputs = node.outputs.iter().map(|v| {
+            let p = self.at(*v);
+            (p.root, p.offset)
+        });
+        let outputs: SmallVec<[(u32, usize); 1]> = outputs.collect();
+        let whole = |v: ValueId| self.at(v).offset == 0;
+        let in_place = (0..inputs.len()).find(|&i| {
+            layer.in_place[i]
+                && whole(node.inputs[i])
+                && whole(node.outputs[0])
+                && (0..inputs.len())
+                    .all(|j| j == i || self.at(node.inputs[j]).root != self.at(node.inputs[i]).root)
+        });
+        self.push(layer, inputs, outputs, in_place);
+        Ok(())
+    }
+
+    /// What an earlier specialization made of the node, if its operands and results look the same.
+    fn unchanged(&self, id: NodeId, node: &Node) -> Option<Arc<Layer>> {
+        let layer = self.earlier[id.index()]?;
+        let same = |values: &[ValueId], descs: &[TensorDesc]| {
+            values.iter().zip(descs).all(|(v, d)| self.at(*v).desc == *d)
+        };
+        let unchanged = !self.program.reads_symbols[id.index()]
+            && same(&node.inputs, &layer.inputs)
+            && same(&node.outputs, &layer.outputs);
+        unchanged.then(|| layer.clone())
+    }
+
+    fn prepare(&self, id: NodeId, node: &'a Node) -> Result<Layer, RunError> {
+        let program = self.program;
+        let operands: SmallVec<[Operand<'_>; 4]> = node
+            .inputs
+            .iter()
+            .map(|v| Operand { desc: self.at(*v).desc.clone(), constant: program.constant(*v) })
+            .collect();
+        let results: SmallVec<[TensorDesc; 1]> =
+            node.outputs.iter().map(|v| self.at(*v).desc.clone()).collect();
+        let problem = self.problem(&node.op, &operands, &results);
         let Some((tactic, cost)) = program.choose(id, &problem) else {
             return Err(self.error(id, format!("no tactic takes `{}` at these strides", node.op.name())));
         };
-        let kernel = tactic.prepare(&problem);
-        let mut places: SmallVec<[(u32, usize); 4]> = SmallVec::new();
-        for (i, p) in inputs.iter().enumerate() {
-            let packed = operands[i].constant.and_then(|_| tactic.packing(&problem, i)).and_then(|name| {
-                program
-                    .packed
-                    .get(&(id, i as u32))
-                    .and_then(|v| v.iter().find(|x| x.packing == name).copied())
-            });
-            places.push(match packed {
-                Some(x) => (self.root(Base::Absolute, x.address, 0), 0),
-                None => (p.root, p.offset),
+        let mut layer = Layer::new(id, tactic, &problem, cost);
+        for (i, operand) in operands.iter().enumerate() {
+            layer.packed[i] = operand.constant.and_then(|_| tactic.packing(&problem, i)).and_then(|name| {
+                let list = program.packed.get(&(id, i as u32))?;
+                list.iter().find(|x| x.packing == name).map(|x| x.address)
             });
         }
-        let in_place = (0..inputs.len()).find(|&i| {
-            let (a, b) = (&inputs[i], &outputs[0]);
-            kernel.in_place(i)
-                && a.desc.dtype == b.desc.dtype
-                && a.desc.shape == b.desc.shape
-                && a.desc.is_dense()
-                && b.desc.is_dense()
-                && a.offset == 0
-                && b.offset == 0
-                && (0..inputs.len()).all(|j| j == i || inputs[j].root != a.root)
-        });
-        self.push(
-            kernel,
-            places,
-            outputs.iter().map(|p| (p.root, p.offset)).collect(),
-            id,
-            tactic.id(),
-            in_place,
-            cost,
-        );
-        Ok(())
+        Ok(layer)
+    }
+
+    fn problem<'p>(&self, op: &'p Op, inputs: &'p [Operand<'p>], outputs: &'p [TensorDesc]) -> Problem<'p>
+    where
+        'a: 'p,
+    {
+        Problem { op, inputs, outputs, threads: self.threads, isa: self.program.isa, env: self.env }
     }
 
     fn copy(&mut self, node: NodeId, from: &Place, to: &Place) -> Result<(), RunError> {
@@ -373,48 +397,33 @@ impl Planner<'_> {
         };
         let operands = [Operand { desc: from.desc.clone(), constant: None }];
         let results = [to.desc.clone()];
-        let problem = Problem {
-            op,
-            inputs: &operands,
-            outputs: &results,
-            threads: self.threads,
-            isa: program.isa,
-            env: self.env,
-        };
-        let Some((tactic, fit)) = engraft_kernels::catalog::best(&problem) else {
+        let problem = self.problem(op, &operands, &results);
+        let Some((tactic, cost)) = program.choose_copy(&problem) else {
             return Err(self.error(node, "no tactic copies these strides"));
         };
-        let kernel = tactic.prepare(&problem);
+        let layer = Layer { of_node: false, ..Layer::new(node, tactic, &problem, cost) };
         self.push(
-            kernel,
+            Arc::new(layer),
             SmallVec::from_slice(&[(from.root, from.offset)]),
             SmallVec::from_slice(&[(to.root, to.offset)]),
-            node,
-            tactic.id(),
             None,
-            fit.cost_ns,
         );
         Ok(())
     }
 
     fn push(
         &mut self,
-        kernel: Box<dyn Kernel>,
+        layer: Arc<Layer>,
         inputs: SmallVec<[(u32, usize); 4]>,
         outputs: SmallVec<[(u32, usize); 1]>,
-        node: NodeId,
-        tactic: &'static str,
         in_place: Option<usize>,
-        cost_ns: f64,
     ) {
         let step = self.steps.len() as u32;
         for (r, _) in inputs.iter().chain(&outputs) {
-            let r = &mut self.roots[*r as usize];
-            r.first = r.first.min(step);
-            r.last = r.last.max(step);
+            self.roots[*r as usize].used_by(step);
         }
-        self.cost_ns += cost_ns;
-        self.steps.push(Pending { kernel, inputs, outputs, node, tactic, in_place });
+        self.cost_ns += layer.cost_ns;
+        self.steps.push(Pending { layer, inputs, outputs, in_place });
     }
 
     /// Copies what the stage's outputs are where that could not be had in place; returns the outputs' shapes.
@@ -424,7 +433,7 @@ impl Planner<'_> {
         let mut outputs = Vec::new();
         for o in &program.stages[self.stage as usize].outputs {
             let v = net.outputs()[*o as usize];
-            let from = self.place(v)?;
+            let from = self.place(v)?.clone();
             outputs.push((*o, from.desc.dtype, from.desc.shape.clone()));
             let base = Base::External(net.inputs().len() as u32 + o);
             let there =
@@ -440,109 +449,5 @@ impl Planner<'_> {
             }
         }
         Ok(outputs)
-    }
-
-    fn schedule(mut self, outputs: Vec<(u32, DType, SmallVec<[usize; 6]>)>) -> Specialization {
-        let n = self.roots.len();
-        let mut alias: Vec<u32> = (0..n as u32).collect();
-        for i in 0..self.steps.len() {
-            let step = &mut self.steps[i];
-            let Some(k) = step.in_place.take() else { continue };
-            let from = alias[step.inputs[k].0 as usize];
-            let to = step.outputs[0].0;
-            let (a, b) = (self.roots[from as usize], self.roots[to as usize]);
-            let others_read_it =
-                step.inputs.iter().enumerate().any(|(j, (r, _))| j != k && alias[*r as usize] == from);
-            if a.base == Base::Arena
-                && b.base == Base::Arena
-                && a.bytes == b.bytes
-                && a.last == i as u32
-                && b.first == i as u32
-                && !others_read_it
-            {
-                alias[to as usize] = from;
-                self.roots[from as usize].last = b.last;
-                step.in_place = Some(k);
-            }
-        }
-        // Aliases of aliases: roots are numbered in order of definition or earlier, so one pass is not enough in general.
-        let resolve = |mut r: u32| {
-            while alias[r as usize] != r {
-                r = alias[r as usize];
-            }
-            r
-        };
-        let mut requests: Vec<Request> = Vec::with_capacity(n + self.steps.len());
-        let mut slot: Vec<u32> = vec![u32::MAX; n];
-        for r in 0..n {
-            let root = self.roots[r];
-            if root.base == Base::Arena && alias[r] == r as u32 && root.first != u32::MAX {
-                slot[r] = requests.len() as u32;
-                requests.push(Request { bytes: root.bytes, first: root.first, last: root.last });
-            }
-        }
-        let first_workspace = requests.len();
-        for (i, s) in self.steps.iter().enumerate() {
-            requests.push(Request { bytes: s.kernel.workspace_bytes(), first: i as u32, last: i as u32 });
-        }
-        let (placements, arena_bytes) = memory::plan(&requests);
-        let mut written: Vec<Option<u32>> = vec![None; n];
-        let mut accessed: Vec<Option<u32>> = vec![None; n];
-        let mut steps = Vec::with_capacity(self.steps.len());
-        let roots = &self.roots;
-        for (i, s) in self.steps.into_iter().enumerate() {
-            let index = i as u32;
-            let locate = |(r, offset): (u32, usize)| {
-                let root = resolve(r);
-                let at = match slot[root as usize] {
-                    u32::MAX => roots[root as usize].address,
-                    k => placements[k as usize].offset,
-                };
-                Loc { base: roots[root as usize].base, offset: at + offset }
-            };
-            let mut wait: Option<u32> = None;
-            for (r, _) in &s.inputs {
-                wait = wait.max(written[resolve(*r) as usize]);
-            }
-            for (r, _) in &s.outputs {
-                let root = resolve(*r);
-                if s.in_place.is_some() {
-                    wait = wait.max(accessed[root as usize]);
-                }
-                if slot[root as usize] != u32::MAX {
-                    wait = wait.max(placements[slot[root as usize] as usize].after);
-                }
-            }
-            let workspace = placements[first_workspace + i];
-            if s.kernel.workspace_bytes() > 0 {
-                wait = wait.max(workspace.after);
-            }
-            for (r, _) in s.inputs.iter().chain(&s.outputs) {
-                let root = resolve(*r) as usize;
-                accessed[root] = accessed[root].max(Some(index));
-            }
-            for (r, _) in &s.outputs {
-                let root = resolve(*r) as usize;
-                written[root] = written[root].max(Some(index));
-            }
-            steps.push(Step {
-                inputs: s.inputs.iter().map(|x| locate(*x)).collect(),
-                outputs: s.outputs.iter().map(|x| locate(*x)).collect(),
-                workspace: Loc { base: Base::Arena, offset: workspace.offset },
-                kernel: s.kernel,
-                node: s.node,
-                tactic: s.tactic,
-                wait,
-            });
-        }
-        let threads = if self.cost_ns < SERIAL_NS { 1 } else { self.threads };
-        Specialization {
-            env: self.env.to_vec(),
-            threads: self.threads as u32,
-            last_used: AtomicU64::new(0),
-            schedule: Schedule::new(steps, arena_bytes, threads),
-            outputs,
-            crossings: self.crossings,
-        }
     }
 }

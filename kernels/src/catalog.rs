@@ -44,8 +44,13 @@ pub fn candidates(p: &Problem<'_>) -> (Vec<(&'static dyn Tactic, Fit)>, Vec<(&'s
 
 /// The tactic with the lowest estimate that is optimised, else the reference. `None` if nothing takes the problem.
 pub fn best(p: &Problem<'_>) -> Option<(&'static dyn Tactic, Fit)> {
+    best_among(cpu(), p)
+}
+
+/// [`best`] of some rows.
+pub fn best_among(rows: &[&'static dyn Tactic], p: &Problem<'_>) -> Option<(&'static dyn Tactic, Fit)> {
     let mut best: Option<(&'static dyn Tactic, Fit)> = None;
-    for t in cpu() {
+    for t in rows {
         if t.class() == Class::Reference && best.is_some() {
             continue;
         }
