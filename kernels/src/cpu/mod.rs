@@ -1,5 +1,6 @@
 //! Kernels for CPUs.
 
+pub mod attention;
 #[cfg(test)]
 pub(crate) mod check;
 pub mod conv;

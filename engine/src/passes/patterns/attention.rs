@@ -9,7 +9,7 @@ use crate::assess;
 use engraft_kernels::Isa;
 use engraft_network::ops::{Attention, Binary, MatMul, Reshape, Select, Softmax, Transpose, Unary};
 use engraft_network::{
-    BinaryOp, DType, Dim, Network, NetworkError, NodeId, Op, Scalar, TensorType, UnaryOp, ValueId,
+    BinaryOp, Dim, Network, NetworkError, NodeId, Op, Scalar, TensorType, UnaryOp, ValueId,
 };
 
 /// A masked score may be this or lower: its weight is zero wherever a row has any other.
@@ -59,7 +59,7 @@ fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
     let (p, v) = (node.inputs[0], node.inputs[1]);
     let ty = s.ty(p);
     let rank = ty.rank();
-    if !(3..=4).contains(&rank) || s.ty(v).rank() != rank || ty.dtype != DType::F32 {
+    if !(3..=4).contains(&rank) || s.ty(v).rank() != rank || !ty.dtype.is_float() {
         return None;
     }
     let single = |v: ValueId| {

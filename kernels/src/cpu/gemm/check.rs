@@ -26,7 +26,11 @@ impl Random {
             DType::I64 => {
                 Tensor::from_slice(shape, &(0..n).map(|_| (float() * 1e12) as i64).collect::<Vec<_>>())
             }
-            _ => Tensor::from_slice(shape, &(0..n).map(|_| float() as f32).collect::<Vec<f32>>()),
+            DType::F32 => Tensor::from_slice(shape, &(0..n).map(|_| float() as f32).collect::<Vec<f32>>()),
+            _ => {
+                let values: Vec<f64> = (0..n).map(|_| float()).collect();
+                return crate::cpu::check::tensor_of(dtype, shape, &values);
+            }
         }
         .unwrap()
     }
@@ -182,6 +186,8 @@ fn compare(id: &str, want: &Tensor, desc: &TensorDesc, got: &[u8]) -> Result<(),
         let (g, tolerance) = match desc.dtype {
             DType::F32 => (f64::from(bytemuck::pod_read_unaligned::<f32>(at)), 2e-5),
             DType::F64 => (bytemuck::pod_read_unaligned::<f64>(at), 1e-12),
+            DType::F16 => (bytemuck::pod_read_unaligned::<half::f16>(at).to_f64(), 2e-3),
+            DType::BF16 => (bytemuck::pod_read_unaligned::<half::bf16>(at).to_f64(), 1.6e-2),
             DType::I32 | DType::I64 => {
                 prop_assert_eq!(at, &want.bytes()[i * w..(i + 1) * w], "{} at {}", id, i);
                 continue;

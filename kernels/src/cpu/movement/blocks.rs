@@ -10,7 +10,7 @@ pub(super) fn line(element: usize) -> usize {
 ///
 /// # Safety
 /// All elements are readable and writable, and the matrices do not overlap.
-pub(super) unsafe fn transpose(
+pub(crate) unsafe fn transpose(
     element: usize,
     ps: usize,
     qs: usize,

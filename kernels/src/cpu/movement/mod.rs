@@ -20,6 +20,8 @@ mod tests;
 
 use crate::Tactic;
 
+pub(crate) use blocks::transpose;
+
 /// The family's rows of the catalog.
 pub fn tactics() -> &'static [&'static dyn Tactic] {
     &[
