@@ -19,6 +19,7 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         rows.extend_from_slice(crate::cpu::attention::tactics());
         rows.extend_from_slice(crate::cpu::gemm::tactics());
         rows.extend_from_slice(crate::cpu::pointwise::tactics());
+        rows.extend_from_slice(crate::cpu::quantize::tactics());
         rows.extend_from_slice(crate::cpu::movement::tactics());
         rows.extend_from_slice(crate::cpu::pool::tactics());
         rows.extend_from_slice(crate::cpu::softmax::tactics());

@@ -15,6 +15,9 @@ pub mod norm;
 pub mod pack;
 pub mod pointwise;
 pub mod pool;
+#[cfg(test)]
+mod properties;
+pub mod quantize;
 pub mod reduce;
 pub mod rnn;
 pub mod simd;
