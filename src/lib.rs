@@ -3,13 +3,17 @@
 //! This crate is the facade that every front end (the bridges, the C ABI, the CLI) goes through: [`Options`] says what the user
 //! wants, a session partitions a host graph, builds each segment through the plan cache and runs it.
 mod capability;
+mod compiled;
 mod dump;
+mod files;
 mod options;
 mod report;
 mod session;
 
 pub use capability::CpuCapability;
+pub use compiled::{CompiledSegment, Mismatch, identity};
 pub use dump::dump;
+pub use files::replace as replace_file;
 pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Precision, Profile, Shapes};
 pub use report::{NodeEntry, Report, SegmentEntry};
 
@@ -25,7 +29,7 @@ pub use engraft_kernels as kernels;
 pub use engraft_kernels::{Serial, Workers};
 pub use engraft_network::{AlignedBytes, Bytes, DType, Network, NetworkError, Tensor, ValueId};
 pub use engraft_subgraph as subgraph;
-pub use session::{CACHE_QUOTA, Session, SessionError};
+pub use session::{CACHE_QUOTA, LoadError, Session, SessionError};
 
 pub use engraft_engine::{Binding, Engine, LayerTime, OutputAllocator, OwnedOutputs, RunError, TensorRef};
 pub use engraft_subgraph::{

@@ -1,16 +1,11 @@
 //! The placement report: every node of the host's model, who runs it, why not Engraft, and what share of the work it is.
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt::Write as _, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
 use engraft_subgraph::{Placement, PlacementReport};
 
-use crate::PartitionPolicy;
+use crate::{CompiledSegment, PartitionPolicy, files};
 
 /// Placement of one model, bodies of its control flow included.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,21 +173,21 @@ impl Report {
         text
     }
 
+    /// Says that a node of the graph at `path` is a segment that was compiled ahead of time.
+    pub fn adopt(&mut self, path: &str, node: &str, record: &CompiledSegment) {
+        let theirs = |n: &&mut NodeEntry| n.graph == path && n.name == node && n.segment.is_none();
+        for entry in self.nodes.iter_mut().filter(theirs) {
+            entry.segment = Some(record.segment.clone());
+            entry.reason = None;
+            entry.flops = record.flops;
+            entry.reference = record.reference;
+        }
+    }
+
     /// Writes the report as JSON; readers see the old file or the new one, never half of one.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
-            fs::create_dir_all(folder)?;
-        }
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.{:?}.new", std::process::id(), std::thread::current().id()));
-        let new: PathBuf = path.with_file_name(name);
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
-        if written.is_err() {
-            // The half-written file is of no use; that it cannot be removed changes nothing.
-            let _ = fs::remove_file(&new);
-        }
-        written
+        files::replace(path, text.as_bytes())
     }
 }
 
@@ -200,6 +195,8 @@ const SUMMARY_LINES: usize = 12;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use engraft_subgraph::{NodePlacement, SegmentSummary, cost::Work};
 
     use super::*;

@@ -1,15 +1,16 @@
 //! What bridges do with a host's model: partition it, and get each segment's engine from the cache or the builder.
 
 use crate::capability::CpuCapability;
+use crate::compiled::{self, Mismatch};
 use crate::{Options, PartitionPolicy};
-use engraft_engine::container::ContainerWriter;
-use engraft_engine::fingerprint::{Fingerprint, cpu_features, cpu_model, hashing_threads, library_content};
+use engraft_engine::container::{Container, ContainerWriter};
+use engraft_engine::fingerprint::{Fingerprint, cpu_model, hashing_threads};
 use engraft_engine::plan_cache::{CacheKey, Origin, PlanCache};
 use engraft_engine::timing_cache::TimingCache;
 use engraft_engine::{BuildError, Builder, BuilderConfig, Engine, PlanError, ProfileShapes};
-use engraft_kernels::{Isa, catalog};
+use engraft_kernels::Isa;
 use engraft_network::Network;
-use engraft_subgraph::{HostGraph, Partition, PartitionOptions, partition};
+use engraft_subgraph::{HostGraph, Partition, PartitionOptions, PlacementReport, Segment, partition};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -23,6 +24,15 @@ pub struct SessionError {
     pub segment: String,
     #[source]
     pub source: Box<BuildError>,
+}
+
+/// Why a plan that was compiled ahead of time cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
 }
 
 /// Partitions and builds under one set of options. Shared by any number of threads.
@@ -104,6 +114,17 @@ impl Session {
         partition(graph, &CpuCapability { isa: self.isa }, &options)
     }
 
+    /// All of a graph as one segment whose outputs are the graph's. Error: what keeps it from being that.
+    pub fn whole(&self, graph: &HostGraph) -> Result<Segment, Box<PlacementReport>> {
+        let mut partition = self.partition(graph);
+        let whole = partition.report.taken == partition.report.nodes.len()
+            && matches!(&partition.segments[..], [one] if graph.outputs.iter().all(|o| one.outputs.contains(o)));
+        match partition.segments.pop() {
+            Some(segment) if whole => Ok(segment),
+            _ => Err(Box::new(partition.report)),
+        }
+    }
+
     /// The engine of a network: loaded from the plan cache, or built (and cached).
     pub fn build(&self, network: &Network) -> Result<(Arc<Engine>, Option<Origin>), SessionError> {
         let fail = |source| SessionError { segment: network.name.clone(), source: Box::new(source) };
@@ -126,6 +147,13 @@ impl Session {
             self.keep_timings();
         }
         Ok((engine, Some(origin)))
+    }
+
+    /// The engine of a plan that was compiled ahead of time. One of another build, or for another kind of CPU, is refused
+    /// with the field of its key that differs.
+    pub fn load(&self, plan: Container) -> Result<Arc<Engine>, LoadError> {
+        compiled::check_identity(plan.key())?;
+        Ok(Engine::load_for(plan, self.isa)?)
     }
 
     fn builder<'a>(&'a self, config: &'a BuilderConfig) -> Builder<'a> {
@@ -183,16 +211,12 @@ impl Session {
             hashing_threads(),
         );
         let config = self.builder_config();
-        Ok(CacheKey::new(Fingerprint::of(&structure))
+        let key = CacheKey::new(Fingerprint::of(&structure))
             .with("weights", weights)
             .with("precision", format!("{:?}", self.options.precision))
             .with("builder_optimization_level", config.optimization_level)
             .with("profiles", format!("{:?}", config.profiles))
-            .with("threads", config.threads)
-            .with("isa", self.isa.name())
-            .with("catalog", catalog::CATALOG_VERSION)
-            .with("library", library_content())
-            .with("cpu", cpu_model())
-            .with("cpu_features", cpu_features()))
+            .with("threads", config.threads);
+        Ok(compiled::identity().into_iter().fold(key, |key, (field, value)| key.with(field, value)))
     }
 }

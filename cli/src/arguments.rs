@@ -31,6 +31,8 @@ pub enum Command {
     Run(Run),
     /// Evaluate a model operator by operator in double precision: the truth to compare outputs with. Slow.
     Evaluate(Evaluate),
+    /// Write a model whose segments are custom operators, for ONNX Runtime before 1.24 and hosts that take no plugins.
+    Convert(Convert),
     /// Time a model or plan.
     Bench(Bench),
     /// Show what a model or plan consists of.
@@ -51,6 +53,16 @@ pub struct Build {
     /// Number of threads to tune for; one per core without it.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+    #[command(flatten)]
+    pub options: OptionArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// An ONNX file.
+    pub model: PathBuf,
+    /// The ONNX file to write. Sessions need Engraft's library for it (`register_custom_ops_library`).
+    pub output: PathBuf,
     #[command(flatten)]
     pub options: OptionArguments,
 }
@@ -106,6 +118,10 @@ pub struct Bench {
     /// Time every layer as well.
     #[arg(long)]
     pub profile: bool,
+    /// Time these batch sizes one after the other and name the best: latency against throughput. The batch is the named
+    /// dim in front of the first input that has one.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "profile")]
+    pub batch: Vec<u64>,
     #[command(flatten)]
     pub engine: EngineArguments,
 }
@@ -175,7 +191,7 @@ pub struct EngineArguments {
 }
 
 /// Where inputs come from: files for those that are named, generated values for the others.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct InputArguments {
     /// `name=array.npy` for one input, `arrays.npz` for many by name; may be repeated.
     #[arg(short, long = "input", value_name = "[NAME=]FILE")]

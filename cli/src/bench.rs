@@ -6,6 +6,7 @@ use engraft::engine::LayerTime;
 use serde::Serialize;
 
 use crate::arguments::Bench;
+use crate::batch;
 use crate::error::CliError;
 use crate::execution::{Execution, declarations};
 use crate::inputs;
@@ -53,6 +54,9 @@ struct Layer {
 
 pub fn run(arguments: &Bench, output: Output) -> Result<(), CliError> {
     let loaded = standalone::load(&arguments.model, &arguments.engine)?;
+    if !arguments.batch.is_empty() {
+        return batch::run(&loaded.engine, loaded.seconds, &arguments.batch, arguments, output);
+    }
     let inputs = inputs::gather(&arguments.inputs, &declarations(loaded.engine.network()))?;
     let mut execution = Execution::new(loaded.engine, inputs, arguments.engine.threads, &arguments.model);
     let first = execution.time()?;
@@ -70,7 +74,7 @@ pub fn run(arguments: &Bench, output: Output) -> Result<(), CliError> {
 }
 
 /// The times of all measured runs, at least one.
-fn measure(execution: &mut Execution, arguments: &Bench) -> Result<Vec<Duration>, CliError> {
+pub fn measure(execution: &mut Execution, arguments: &Bench) -> Result<Vec<Duration>, CliError> {
     let progress = Progress::runs(arguments.iterations, arguments.duration);
     let mut times = Vec::new();
     let start = Instant::now();
@@ -198,7 +202,7 @@ impl Figures {
 }
 
 /// The value that `percent` of the sorted values do not exceed (nearest rank).
-fn percentile(sorted: &[f64], percent: f64) -> f64 {
+pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
 }

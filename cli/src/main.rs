@@ -1,10 +1,12 @@
 //! The command `engraft`.
 
 mod arguments;
+mod batch;
 mod bench;
 mod build;
 mod cache;
 mod compare;
+mod convert;
 mod error;
 mod execution;
 mod explain;
@@ -56,6 +58,7 @@ fn dispatch(command: &Command, output: Output) -> Result<(), CliError> {
         Command::Build(arguments) => build::run(arguments, output),
         Command::Run(arguments) => run::run(arguments, output),
         Command::Evaluate(arguments) => run::evaluate(arguments, output),
+        Command::Convert(arguments) => convert::run(arguments, output),
         Command::Bench(arguments) => bench::run(arguments, output),
         Command::Explain(arguments) => explain::run(arguments, output),
     }

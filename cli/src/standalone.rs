@@ -68,12 +68,9 @@ pub fn whole_model(
         None => Session::new(options),
     };
     let session = session.on_progress(progress.hook());
-    let mut partition = session.partition(&graph);
-    let whole = partition.report.taken == partition.report.nodes.len()
-        && matches!(&partition.segments[..], [one] if graph.outputs.iter().all(|o| one.outputs.contains(o)));
-    match partition.segments.pop() {
-        Some(segment) if whole => Ok(WholeModel { session, segment, progress }),
-        _ => Err(CliError::NotStandalone { path: path.to_owned(), reasons: reasons(&partition.report) }),
+    match session.whole(&graph) {
+        Ok(segment) => Ok(WholeModel { session, segment, progress }),
+        Err(report) => Err(CliError::NotStandalone { path: path.to_owned(), reasons: reasons(&report) }),
     }
 }
 

@@ -136,8 +136,19 @@ impl Container {
 
     /// Like [`Container::open`], of a plan that is in memory.
     pub fn from_bytes(bytes: &[u8]) -> Result<Container, ContainerError> {
-        let copy = Mapped::from_bytes(bytes).map_err(|source| ContainerError::Io {
-            operation: "copy",
+        Container::from_reader(bytes.len(), |out| {
+            out.copy_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    /// Like [`Container::from_bytes`], of a plan of `length` bytes that `fill` writes into memory that is zero.
+    pub fn from_reader(
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> Result<Container, ContainerError> {
+        let copy = Mapped::filled(length, fill).map_err(|source| ContainerError::Io {
+            operation: "read",
             path: PathBuf::from("(memory)"),
             source,
         })?;
@@ -174,6 +185,11 @@ impl Container {
     /// If the section is of another, longer container.
     pub fn bytes(&self, section: &Section) -> MappedSlice {
         self.bytes.slice(section.range()).expect("the section belongs to this container")
+    }
+
+    /// The whole plan: what [`Container::from_bytes`] takes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The length of the whole file.

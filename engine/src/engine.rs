@@ -69,7 +69,7 @@ pub struct Engine {
     clock: AtomicU64,
     contexts: [AtomicPtr<Context>; CONTEXTS],
     /// Keeps the plan's memory.
-    _container: Container,
+    container: Container,
 }
 
 struct Entry {
@@ -121,7 +121,7 @@ impl Engine {
             table: ArcSwap::from_pointee(Vec::new()),
             clock: AtomicU64::new(1),
             contexts: [const { AtomicPtr::new(std::ptr::null_mut()) }; CONTEXTS],
-            _container: container,
+            container,
         }))
     }
 
@@ -131,6 +131,11 @@ impl Engine {
 
     pub fn outputs(&self) -> &[Binding] {
         &self.outputs
+    }
+
+    /// The plan that the engine was loaded from.
+    pub fn plan(&self) -> &Container {
+        &self.container
     }
 
     /// The optimized network.

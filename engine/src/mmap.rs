@@ -35,10 +35,10 @@ impl Mapped {
         Ok(Mapped(Arc::new(memory.make_read_only()?)))
     }
 
-    /// Copies bytes into page-aligned memory.
-    pub fn from_bytes(bytes: &[u8]) -> io::Result<Mapped> {
-        let mut memory = MmapMut::map_anon(bytes.len())?;
-        memory.copy_from_slice(bytes);
+    /// Page-aligned memory of `length` bytes, zero at first, that `fill` writes.
+    pub fn filled(length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<Mapped> {
+        let mut memory = MmapMut::map_anon(length)?;
+        fill(&mut memory)?;
         Ok(Mapped(Arc::new(memory.make_read_only()?)))
     }
 
@@ -218,7 +218,11 @@ mod tests {
 
     #[test]
     fn ranges_outside_are_refused() {
-        let mapped = Mapped::from_bytes(&[1, 2, 3]).unwrap();
+        let mapped = Mapped::filled(3, |out| {
+            out.copy_from_slice(&[1, 2, 3]);
+            Ok(())
+        })
+        .unwrap();
         assert!(mapped.slice(1..4).is_none());
         #[allow(clippy::reversed_empty_ranges)]
         let reversed = 3..1;

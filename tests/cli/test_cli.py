@@ -186,6 +186,18 @@ def test_bench_reports_what_was_asked(cli: Cli, model: Path) -> None:
     assert "layers, on one thread" in cli("bench", model, *arguments)
 
 
+def test_bench_names_the_best_batch(cli: Cli, model: Path) -> None:
+    arguments = ["--iterations", 5, "--warm-up", 0, "--batch", "1,8,64", "--threads", 1]
+    figures = cli.json("bench", model, *arguments)
+    assert figures["dim"] == "n" and [row["batch"] for row in figures["batches"]] == [1, 8, 64]
+    for row in figures["batches"]:
+        assert row["throughput"] == pytest.approx(row["batch"] / row["latency"])
+        assert row["latency"] <= row["latency_99"] and row["runs"] == 5
+    assert figures["best"] in (1, 8, 64)
+    assert "best throughput at batch" in cli("bench", model, *arguments)
+    assert "and so does --dim" in cli("bench", model, "--batch", "2", "--dim", "n=3", status=2)
+
+
 def test_inspect_models_and_plans(cli: Cli, model: Path, tmp_path: Path) -> None:
     summary = cli.json("inspect", model)
     assert summary["inputs"] == [{"name": "x", "type": "f32", "shape": ["n", 32]}]

@@ -8,8 +8,7 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 from conftest import EP_NAME, Engraft
-from models import mlp, value
-from onnx import helper
+from models import mlp
 
 RELEASE = tuple(map(int, ort.__version__.split(".")[:2]))
 
@@ -59,29 +58,6 @@ def test_others_are_refused_by_name(engraft: Engraft, options: dict[str, Any], m
     with pytest.raises(Exception) as caught:
         engraft.session(mlp(), options)
     assert message in str(caught.value)
-
-
-def test_compiled_models_are_refused_clearly(engraft: Engraft) -> None:
-    with pytest.raises(Exception, match="ep.context_enable"):
-        engraft.session(mlp(), config={"ep.context_enable": "1"})
-
-
-def test_compiled_nodes_are_refused_clearly(engraft: Engraft) -> None:
-    """A node that claims to be compiled by Engraft: nobody else can run it, so the session says why it cannot be."""
-    node = helper.make_node(
-        "EPContext",
-        ["x"],
-        ["y"],
-        domain="com.microsoft",
-        source=EP_NAME,
-        embed_mode=1,
-        main_context=1,
-        ep_cache_context=b"blob",
-    )
-    graph = helper.make_graph([node], "compiled", [value("x", [2])], [value("y", [2])])
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    with pytest.raises(Exception, match="compiled node"):
-        engraft.session(helper.make_model(graph, opset_imports=opsets, ir_version=8))
 
 
 @pytest.mark.skipif(RELEASE < (1, 28), reason="older hosts take plugin providers by device alone")

@@ -20,7 +20,7 @@ def test_the_library_exports_the_entry_points_alone() -> None:
     import ctypes
 
     library = ctypes.CDLL(library_path())
-    assert library.CreateEpFactories and library.ReleaseEpFactory
+    assert library.CreateEpFactories and library.ReleaseEpFactory and library.RegisterCustomOps
 
 
 def test_register_use_unregister_and_again() -> None:

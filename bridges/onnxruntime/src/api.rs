@@ -63,6 +63,29 @@ impl Api {
     /// # Safety
     /// `base` is the pointer that the host passed to `CreateEpFactories`.
     pub unsafe fn negotiate(base: *const OrtApiBase) -> Result<Self, Unsuitable> {
+        // SAFETY: by the caller's promise.
+        let (mut this, text) = unsafe { Self::ask(base, MIN_API)? };
+        // SAFETY: the slot exists since API 22.
+        this.ep = unsafe { ((*this.api).GetEpApi)() }.cast();
+        if this.ep.is_null() {
+            let message = format!("ONNX Runtime {text} was built without plugin execution providers");
+            return Err(Unsuitable::Told(this, Error::Unsupported(message)));
+        }
+        Ok(this)
+    }
+
+    /// As [`Api::negotiate`], for custom operators: nothing of the interface for providers is needed, or there.
+    ///
+    /// # Safety
+    /// `base` is the pointer that the host passed to `RegisterCustomOps`.
+    pub unsafe fn negotiate_for_operators(base: *const OrtApiBase) -> Result<Self, Unsuitable> {
+        // SAFETY: by the caller's promise.
+        unsafe { Self::ask(base, MIN_OPERATOR_API) }.map(|(this, _)| this)
+    }
+
+    /// # Safety
+    /// `base` is the host's.
+    unsafe fn ask(base: *const OrtApiBase, least: u32) -> Result<(Self, String), Unsuitable> {
         // SAFETY: valid by the caller's promise.
         let (text, get) = unsafe { (((*base).GetVersionString)(), (*base).GetApi) };
         let text = string(text);
@@ -73,19 +96,18 @@ impl Api {
         if api.is_null() {
             return Err(Unsuitable::Silent);
         }
-        let mut this = Self { api, ep: null(), version };
-        if version < MIN_API {
+        let this = Self { api, ep: null(), version };
+        if version < least {
             let message =
-                format!("ONNX Runtime 1.{MIN_API} or newer is needed, this is {text}; upgrade onnxruntime");
+                format!("ONNX Runtime 1.{least} or newer is needed, this is {text}; upgrade onnxruntime");
             return Err(Unsuitable::Told(this, Error::Unsupported(message)));
         }
-        // SAFETY: the slot exists since API 22.
-        this.ep = unsafe { ((*api).GetEpApi)() }.cast();
-        if this.ep.is_null() {
-            let message = format!("ONNX Runtime {text} was built without plugin execution providers");
-            return Err(Unsuitable::Told(this, Error::Unsupported(message)));
-        }
-        Ok(this)
+        Ok((this, text))
+    }
+
+    /// Whether both tables are of the same host.
+    pub fn is_same_host(&self, other: &Self) -> bool {
+        std::ptr::eq(self.api, other.api)
     }
 
     /// The negotiated version: the number for every `ort_version_supported`.
@@ -315,6 +337,75 @@ impl Api {
         Ok(references(out).into_iter().flatten().collect())
     }
 
+    /// The attribute of that name, if the node has it.
+    pub fn node_attribute<'a>(&self, node: &'a OrtNode, name: &str) -> Result<Option<&'a OrtOpAttr>> {
+        // The host's own look-up by name reports a missing attribute as a failure.
+        for attribute in self.node_attributes(node)? {
+            if self.attribute_name(attribute)? == name {
+                return Ok(Some(attribute));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes a node that belongs to no graph; whoever gets it releases it.
+    pub fn create_node(
+        &self,
+        (domain, operator, name): (&str, &str, &str),
+        inputs: &[String],
+        outputs: &[String],
+        attributes: &[(&str, AttributeValue<'_>)],
+    ) -> Result<*mut OrtNode> {
+        // SAFETY: the slot exists since API 22.
+        let editor = unsafe { ((*self.api).GetModelEditorApi)() };
+        if editor.is_null() {
+            return Err(Error::contract("this ONNX Runtime was built without the model editor"));
+        }
+        let text = |text: &str| {
+            CString::new(text).map_err(|_| Error::contract(format!("'{text}' holds a zero byte")))
+        };
+        let texts = |list: &[String]| list.iter().map(|t| text(t)).collect::<Result<Vec<_>>>();
+        let pointers = |list: &[CString]| list.iter().map(|t| t.as_ptr()).collect::<Vec<_>>();
+        let (operator, domain, name) = (text(operator)?, text(domain)?, text(name)?);
+        let (inputs, outputs) = (texts(inputs)?, texts(outputs)?);
+        let (inputs, outputs) = (pointers(&inputs), pointers(&outputs));
+        let mut made = OwnedAttributes { api: *self, attributes: Vec::with_capacity(attributes.len()) };
+        for (name, value) in attributes {
+            let name_text = text(name)?;
+            let (data, length, kind): (*const c_void, _, _) = match value {
+                AttributeValue::Int(value) => ((&raw const *value).cast(), 1, OrtOpAttrType::ORT_OP_ATTR_INT),
+                AttributeValue::String(value) => {
+                    (value.as_ptr().cast(), value.len(), OrtOpAttrType::ORT_OP_ATTR_STRING)
+                }
+            };
+            let length = c_int::try_from(length).map_err(|_| {
+                Error::Unsupported(format!(
+                    "{length} bytes do not fit into the attribute '{name}' of a model; set ep.context_embed_mode to 0"
+                ))
+            })?;
+            let mut attribute = null_mut();
+            call!(self, CreateOpAttr(name_text.as_ptr(), data, length, kind, &mut attribute))?;
+            made.attributes.push(attribute);
+        }
+        let mut node = null_mut();
+        // SAFETY: the table is the host's; all texts and attributes live until after the call, which copies them.
+        let status = unsafe {
+            ((*editor).CreateNode)(
+                operator.as_ptr(),
+                domain.as_ptr(),
+                name.as_ptr(),
+                inputs.as_ptr(),
+                inputs.len(),
+                outputs.as_ptr(),
+                outputs.len(),
+                made.attributes.as_mut_ptr(),
+                made.attributes.len(),
+                &mut node,
+            )
+        };
+        self.check("CreateNode", status).map(|()| node)
+    }
+
     // ---- attributes ----------------------------------------------------------------------------------------------------
 
     pub fn attribute_name(&self, attribute: &OrtOpAttr) -> Result<String> {
@@ -371,6 +462,23 @@ impl Api {
 
     pub fn attribute_floats(&self, attribute: &OrtOpAttr) -> Result<Vec<f32>> {
         self.attribute_array(attribute, OrtOpAttrType::ORT_OP_ATTR_FLOATS)
+    }
+
+    /// The length of a string attribute.
+    pub fn attribute_bytes(&self, attribute: &OrtOpAttr) -> Result<usize> {
+        let mut bytes = 0;
+        let kind = OrtOpAttrType::ORT_OP_ATTR_STRING;
+        match call!(self, ReadOpAttr(attribute, kind, null_mut(), 0, &mut bytes)) {
+            Err(error) if bytes == 0 => Err(error),
+            _ => Ok(bytes),
+        }
+    }
+
+    /// Reads a string attribute of exactly this length.
+    pub fn read_attribute_bytes(&self, attribute: &OrtOpAttr, out: &mut [u8]) -> Result<()> {
+        let mut bytes = 0;
+        let kind = OrtOpAttrType::ORT_OP_ATTR_STRING;
+        call!(self, ReadOpAttr(attribute, kind, out.as_mut_ptr().cast::<c_void>(), out.len(), &mut bytes))
     }
 
     pub fn attribute_string(&self, attribute: &OrtOpAttr) -> Result<Vec<u8>> {
@@ -468,9 +576,15 @@ impl Api {
 
     #[inline]
     pub fn tensor_data(&self, value: &OrtValue) -> Result<*const u8> {
-        let mut data = null();
-        call!(self, GetTensorData(value, &mut data))?;
-        Ok(data.cast())
+        if self.version >= CONST_DATA_API {
+            let mut data = null();
+            call!(self, GetTensorData(value, &mut data))?;
+            return Ok(data.cast());
+        }
+        let mut data = null_mut();
+        // Only read through; older hosts have one function for both.
+        call!(self, GetTensorMutableData(std::ptr::from_ref(value).cast_mut(), &mut data))?;
+        Ok(data.cast_const().cast())
     }
 
     pub fn tensor_bytes(&self, value: &OrtValue) -> Result<usize> {
@@ -481,10 +595,11 @@ impl Api {
 
     // ---- partitioning --------------------------------------------------------------------------------------------------
 
-    /// Claims `nodes` as one fused node whose inputs are the values that flow in, constants left out.
-    pub fn claim(&self, support: *mut OrtEpGraphSupportInfo, nodes: &[&OrtNode]) -> Result<()> {
+    /// Claims `nodes` as one fused node whose inputs are the values that flow in, without constants if they are `held`
+    /// by Engraft.
+    pub fn claim(&self, support: *mut OrtEpGraphSupportInfo, nodes: &[&OrtNode], held: bool) -> Result<()> {
         let options =
-            OrtNodeFusionOptions { ort_version_supported: self.version, drop_constant_initializers: true };
+            OrtNodeFusionOptions { ort_version_supported: self.version, drop_constant_initializers: held };
         // SAFETY: a slice of references has the layout of an array of pointers; `support` belongs to the call in progress.
         let status = unsafe {
             ((*self.ep).EpGraphSupportInfo_AddNodesToFuse)(
@@ -530,6 +645,175 @@ impl Api {
         data: *mut c_void,
     ) -> Result<()> {
         call!(self, KernelContext_ParallelFor(context, function, total, 0, data))
+    }
+}
+
+/// Custom operators, and sessions inside of them. All slots exist since [`MIN_OPERATOR_API`].
+impl Api {
+    /// A domain of one operator. It is never released: sessions refer to it.
+    pub fn create_operator_domain(
+        &self,
+        name: &CStr,
+        operator: &'static ort_sys::OrtCustomOp,
+    ) -> Result<*mut ort_sys::OrtCustomOpDomain> {
+        let mut domain = null_mut();
+        call!(self, CreateCustomOpDomain(name.as_ptr(), &mut domain))?;
+        call!(self, CustomOpDomain_Add(domain, operator))?;
+        Ok(domain)
+    }
+
+    /// # Safety
+    /// The options are alive, and the domain stays alive as long as sessions that are created with them.
+    pub unsafe fn add_operator_domain(
+        &self,
+        options: *mut OrtSessionOptions,
+        domain: *mut ort_sys::OrtCustomOpDomain,
+    ) -> Result<()> {
+        call!(self, AddCustomOpDomain(options, domain))
+    }
+
+    /// A string attribute of a custom operator's node.
+    pub fn info_string(&self, info: &ort_sys::OrtKernelInfo, name: &CStr) -> Result<Vec<u8>> {
+        let mut size = 0;
+        let asked = call!(self, KernelInfoGetAttribute_string(info, name.as_ptr(), null_mut(), &mut size));
+        if size == 0 {
+            asked?;
+        }
+        let mut text = vec![0u8; size];
+        call!(self, KernelInfoGetAttribute_string(info, name.as_ptr(), text.as_mut_ptr().cast(), &mut size))?;
+        // The host ends it with a zero.
+        text.truncate(size.saturating_sub(1));
+        Ok(text)
+    }
+
+    /// The logger of the session that a node belongs to; null if there is none.
+    pub fn info_logger(&self, info: &ort_sys::OrtKernelInfo) -> *const OrtLogger {
+        let mut logger = null();
+        match call!(self, KernelInfo_GetLogger(info, &mut logger)) {
+            Ok(()) => logger,
+            Err(_) => null(),
+        }
+    }
+
+    /// Element type and shape of a tensor, copied.
+    pub fn tensor_type<A: smallvec::Array<Item = i64>>(
+        &self,
+        value: &OrtValue,
+        shape: &mut smallvec::SmallVec<A>,
+    ) -> Result<i32> {
+        if self.version >= MIN_API {
+            let view = self.tensor(value)?;
+            shape.extend_from_slice(view.shape);
+            return Ok(view.element);
+        }
+        let mut info = null_mut();
+        call!(self, GetTensorTypeAndShape(value, &mut info))?;
+        let read = (|| {
+            let (mut element, mut rank): (c_int, _) = (0, 0);
+            call!(self, GetTensorElementType(info, (&raw mut element).cast()))?;
+            call!(self, GetDimensionsCount(info, &mut rank))?;
+            shape.resize(rank, 0);
+            call!(self, GetDimensions(info, shape.as_mut_ptr(), rank))?;
+            Ok(element)
+        })();
+        // SAFETY: made above, released once.
+        unsafe { ((*self.api).ReleaseTensorTypeAndShapeInfo)(info) };
+        read
+    }
+
+    /// A session of the host's own on a model in memory.
+    pub fn create_session(&self, model: &[u8]) -> Result<SessionHandles> {
+        let mut made =
+            SessionHandles { api: *self, environment: null_mut(), options: null_mut(), session: null_mut() };
+        let level = OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING;
+        // The process has one environment; this only counts its users.
+        call!(self, CreateEnv(level, c"engraft".as_ptr(), &mut made.environment))?;
+        call!(self, CreateSessionOptions(&mut made.options))?;
+        call!(
+            self,
+            CreateSessionFromArray(
+                made.environment,
+                model.as_ptr().cast(),
+                model.len(),
+                made.options,
+                &mut made.session
+            )
+        )?;
+        Ok(made)
+    }
+
+    /// Runs a session of [`Api::create_session`]; safe to call at the same time from any thread.
+    pub fn run_session(
+        &self,
+        handles: &SessionHandles,
+        input_names: &[CString],
+        inputs: &[&OrtValue],
+        output_names: &[CString],
+    ) -> Result<Vec<OwnedValue>> {
+        let names = |names: &[CString]| names.iter().map(|name| name.as_ptr()).collect::<Vec<_>>();
+        let (input_names, output_names) = (names(input_names), names(output_names));
+        let inputs: Vec<*const OrtValue> = inputs.iter().map(|value| std::ptr::from_ref(*value)).collect();
+        let mut outputs = vec![null_mut(); output_names.len()];
+        let done = call!(
+            self,
+            Run(
+                handles.session,
+                null(),
+                input_names.as_ptr(),
+                inputs.as_ptr(),
+                inputs.len(),
+                output_names.as_ptr(),
+                output_names.len(),
+                outputs.as_mut_ptr()
+            )
+        );
+        let outputs = outputs.into_iter().map(|value| OwnedValue { api: *self, value }).collect();
+        done.map(|()| outputs)
+    }
+}
+
+/// A session of the host that the bridge owns, and what it was made of.
+pub struct SessionHandles {
+    api: Api,
+    environment: *mut ort_sys::OrtEnv,
+    options: *mut OrtSessionOptions,
+    session: *mut ort_sys::OrtSession,
+}
+
+// SAFETY: sessions of the host may be run and released on any thread.
+unsafe impl Send for SessionHandles {}
+// SAFETY: as above; the host's sessions run concurrently.
+unsafe impl Sync for SessionHandles {}
+
+impl Drop for SessionHandles {
+    fn drop(&mut self) {
+        // SAFETY: owned, released once, the session before what it was made of; null is allowed.
+        unsafe {
+            ((*self.api.api).ReleaseSession)(self.session);
+            ((*self.api.api).ReleaseSessionOptions)(self.options);
+            ((*self.api.api).ReleaseEnv)(self.environment);
+        }
+    }
+}
+
+/// The value of an attribute of a node that the bridge makes.
+pub enum AttributeValue<'a> {
+    Int(i64),
+    String(&'a [u8]),
+}
+
+/// Attributes on their way into a node, which copies them.
+struct OwnedAttributes {
+    api: Api,
+    attributes: Vec<*mut OrtOpAttr>,
+}
+
+impl Drop for OwnedAttributes {
+    fn drop(&mut self) {
+        for attribute in &self.attributes {
+            // SAFETY: made by `CreateOpAttr`, released once.
+            unsafe { ((*self.api.api).ReleaseOpAttr)(*attribute) }
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
 compile_error!("shapes of the host (64-bit) are read in place as sizes: a 64-bit target is needed");
 
 /// Inputs that are handed over without an allocation.
-const INLINE: usize = 64;
+pub const INLINE: usize = 64;
 
 /// A compiled segment in the place of the host's fused node. The host holds it by its first member.
 #[repr(C)]
@@ -88,7 +88,7 @@ impl FusedNode {
 
 /// The host's dimensions as sizes, in place.
 #[inline]
-fn sizes(shape: &[i64]) -> Result<&[usize]> {
+pub fn sizes(shape: &[i64]) -> Result<&[usize]> {
     if shape.iter().any(|d| *d < 0) {
         return Err(Error::contract(format!("an input has the shape {shape:?}")));
     }
@@ -96,11 +96,13 @@ fn sizes(shape: &[i64]) -> Result<&[usize]> {
     Ok(unsafe { std::slice::from_raw_parts(shape.as_ptr().cast(), shape.len()) })
 }
 
-struct HostOutputs<'a> {
-    api: Api,
-    context: *mut OrtKernelContext,
-    indices: &'a [usize],
-    failure: Option<Error>,
+/// Has the host allocate the outputs of a node.
+pub struct HostOutputs<'a> {
+    pub api: Api,
+    pub context: *mut OrtKernelContext,
+    /// The host's index of each of the engine's outputs.
+    pub indices: &'a [usize],
+    pub failure: Option<Error>,
 }
 
 impl OutputAllocator for HostOutputs<'_> {

@@ -5,17 +5,21 @@
 //! whose engine exists; whatever fails leaves nodes with the host and a reason in the log and in the placement report. `Compile`
 //! then only binds the engines to the host's fused nodes. The main graph comes last and closes the report.
 use std::{
-    ffi::c_char,
-    ptr::null_mut,
-    sync::{Arc, Mutex, PoisonError},
+    ffi::{CString, c_char},
+    ptr::{null, null_mut},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use engraft::{Attribute, Engine, HostGraph, HostNode, HostValueId, Options, Report, Segment, Session};
+use engraft::{
+    Attribute, CompiledSegment, Engine, HostGraph, HostNode, HostValue, HostValueId, Options, Partition,
+    Report, Segment, Session,
+};
 
 use crate::{
     EP_NAME, EP_NAME_TEXT,
-    api::Api,
+    api::{Api, string},
     compute::{self, FusedNode},
+    context::{self, ContextConfig},
     error::{Error, Result},
     factory, graph,
     graph::Reading,
@@ -35,6 +39,11 @@ pub struct Ep {
     api: Api,
     sink: Sink,
     session: Session,
+    context: ContextConfig,
+    /// Whether the user set an option, by key.
+    given: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// What the host writes into compiled models' metadata, made when it asks.
+    compatibility: OnceLock<CString>,
     threads: Arc<ThreadCount>,
     state: Mutex<State>,
 }
@@ -57,6 +66,7 @@ struct Claimed {
     engine: Arc<Engine>,
     inputs: Vec<String>,
     outputs: Vec<String>,
+    record: CompiledSegment,
 }
 
 impl Ep {
@@ -70,6 +80,9 @@ impl Ep {
             api,
             sink,
             session: Session::new(options),
+            context: ContextConfig::parse(config),
+            given: Box::new(context::is_given(config)),
+            compatibility: OnceLock::new(),
             threads: Arc::new(ThreadCount::new()),
             state: Mutex::default(),
         };
@@ -121,8 +134,15 @@ impl Ep {
     fn take(&self, graph: &OrtGraph, nested: bool, support: *mut OrtEpGraphSupportInfo) -> Result<()> {
         let reading = graph::read(self.api, graph)?;
         tracing::trace!("{:#?}", reading.graph);
-        if let Some(error) = compiled_node(&reading.graph) {
-            self.state().fatal = Some(error);
+        if self.context.enable
+            && !nested
+            && let Some(node) = reading.graph.nodes.iter().find(|node| holds_constants(node))
+        {
+            self.state().fatal = Some(Error::Unsupported(format!(
+                "ONNX Runtime cannot write compiled models whose control flow reads constants: {} '{}'",
+                node.op_type,
+                node.label(&reading.graph)
+            )));
             return Ok(());
         }
         let path = if nested { self.body_path(graph, &reading.graph)? } else { String::new() };
@@ -135,20 +155,38 @@ impl Ep {
         }
         report.forget(&path);
         report.add(&path, &partitioned.report);
+        drop(state);
+        for (index, node) in reading.graph.nodes.iter().enumerate().filter(|(_, node)| is_compiled(node)) {
+            // Nobody else can run it: without it there is no session.
+            if let Err(error) = self.claim_compiled(&path, node, reading.nodes[index], graph, support) {
+                self.state().fatal = Some(error);
+                return Ok(());
+            }
+        }
+        let mut state = self.state();
+        let Some(report) = state.report.as_mut() else { return Ok(()) };
         if !nested && self.falls_short(report) {
             // Known before anything is built: the report is closed and the session refused.
             return Ok(());
         }
-        if nested && self.api.version() < NESTED_API {
+        let kept = match nested {
+            true if self.api.version() < NESTED_API => {
+                Some(format!("bodies of control flow stay with ONNX Runtime before 1.{NESTED_API}"))
+            }
+            true if self.context.enable => {
+                Some("compiled models keep the bodies of control flow as they are".to_owned())
+            }
+            _ => None,
+        };
+        if let Some(reason) = kept {
             for segment in &partitioned.segments {
-                let reason = format!("bodies of control flow stay with ONNX Runtime before 1.{NESTED_API}");
                 report.decline(&path, &segment.name, &reason);
             }
             return Ok(());
         }
         drop(state);
-        for segment in &partitioned.segments {
-            let claimed = self.claim(&path, &reading, segment, support);
+        for (index, segment) in partitioned.segments.iter().enumerate() {
+            let claimed = self.claim(&path, &reading, &partitioned, index, support);
             let mut state = self.state();
             match claimed {
                 Ok(claimed) => state.claimed.push(claimed),
@@ -168,9 +206,11 @@ impl Ep {
         &self,
         path: &str,
         reading: &Reading<'_>,
-        segment: &Segment,
+        partition: &Partition,
+        index: usize,
         support: *mut OrtEpGraphSupportInfo,
     ) -> Result<Claimed> {
+        let segment: &Segment = &partition.segments[index];
         if let Some(folder) = &self.options().dump_subgraphs {
             let written = engraft::dump(folder, &reading.graph.name, path, segment);
             if let Err(error) = written {
@@ -180,7 +220,7 @@ impl Ep {
         let (engine, origin) = self.session.build(&segment.network)?;
         tracing::debug!(segment = segment.name, ?origin, "engine");
         let nodes: Vec<&OrtNode> = segment.nodes.iter().map(|index| reading.nodes[*index]).collect();
-        self.api.claim(support, &nodes)?;
+        self.api.claim(support, &nodes, true)?;
         let graph = &reading.graph;
         let names = |ids: &[HostValueId]| ids.iter().map(|id| graph.value(*id).name.clone()).collect();
         let outputs = segment.nodes.iter().flat_map(|index| graph.nodes[*index].outputs.iter().flatten());
@@ -192,7 +232,57 @@ impl Ep {
             engine,
             inputs: names(&segment.inputs),
             outputs: names(&segment.outputs),
+            record: CompiledSegment::new(&partition.report, index, self.options()),
         })
+    }
+
+    /// Loads the plan of a node that was compiled ahead of time and asks the host for the node.
+    fn claim_compiled(
+        &self,
+        path: &str,
+        read: &HostNode,
+        node: &OrtNode,
+        graph: &OrtGraph,
+        support: *mut OrtEpGraphSupportInfo,
+    ) -> Result<()> {
+        let model = self.api.model_path(graph)?;
+        let loaded = context::read(self.api, &self.context, &model, node, &self.session, &self.given)?;
+        let names = |infos: Vec<Option<&OrtValueInfo>>| -> Result<Vec<String>> {
+            infos
+                .into_iter()
+                .map(|info| info.map_or(Ok(String::new()), |info| self.api.value_name(info)))
+                .collect()
+        };
+        let (inputs, outputs) = (names(self.api.node_inputs(node)?)?, names(self.api.node_outputs(node)?)?);
+        let engine = loaded.engine;
+        if (inputs.len(), outputs.len()) != (engine.inputs().len(), engine.outputs().len()) {
+            return Err(Error::Compiled(format!(
+                "compiled node '{}' has {} inputs and {} outputs, its plan {} and {}",
+                read.name,
+                inputs.len(),
+                outputs.len(),
+                engine.inputs().len(),
+                engine.outputs().len()
+            )));
+        }
+        // A constant that flows in is an input like any other: the plan does not hold it.
+        self.api.claim(support, &[node], false)?;
+        let mut produces = outputs.clone();
+        produces.sort_unstable();
+        let mut state = self.state();
+        if let Some(report) = &mut state.report {
+            report.adopt(path, &read.name, &loaded.record);
+        }
+        tracing::debug!(segment = loaded.record.segment, "loaded from a compiled model");
+        state.claimed.push(Claimed {
+            name: loaded.record.segment.clone(),
+            produces,
+            engine,
+            inputs,
+            outputs,
+            record: loaded.record,
+        });
+        Ok(())
     }
 
     /// Where a body of control flow sits, as in `If_3/then_branch`.
@@ -247,7 +337,7 @@ impl Ep {
         }
         for node in self.api.graph_nodes(graph)? {
             if self.api.node_provider(node)?.is_empty() && self.api.node_subgraphs(node)?.is_empty() {
-                return self.api.claim(support, &[node]);
+                return self.api.claim(support, &[node], true);
             }
         }
         Err(Error::contract("no node is left to refuse the session with"))
@@ -255,7 +345,13 @@ impl Ep {
 
     // ---- Compile -------------------------------------------------------------------------------------------------------
 
-    fn compile(&self, graph: &OrtGraph, fused: &OrtNode) -> Result<Box<FusedNode>> {
+    /// Binds a fused node to its engine; with `context` also makes the node that stands for it in a compiled model.
+    fn compile(
+        &self,
+        graph: &OrtGraph,
+        fused: &OrtNode,
+        context: Option<&mut *mut OrtNode>,
+    ) -> Result<Box<FusedNode>> {
         let mut produces = Vec::new();
         for node in self.api.graph_nodes(graph)? {
             for output in self.api.node_outputs(node)?.into_iter().flatten() {
@@ -276,6 +372,12 @@ impl Ep {
         let inputs = self.indices(&claimed, "input", &claimed.inputs, self.api.node_inputs(fused)?)?;
         let outputs = self.indices(&claimed, "output", &claimed.outputs, self.api.node_outputs(fused)?)?;
         tracing::debug!(segment = claimed.name, ?inputs, ?outputs, "bound");
+        if let Some(context) = context {
+            let model = self.api.model_path(graph)?;
+            let Claimed { engine, record, inputs, outputs, .. } = &claimed;
+            *context =
+                context::write(self.api, &self.context, &model, fused, engine, record, (inputs, outputs))?;
+        }
         Ok(FusedNode::new(self.api, self.sink, claimed.engine, inputs, outputs, self.threads.clone()))
     }
 
@@ -305,17 +407,28 @@ impl Ep {
     }
 }
 
-/// Nodes that Engraft compiled ahead of time are not taken yet; nobody else can, so the session must say why.
-fn compiled_node(graph: &HostGraph) -> Option<Error> {
-    let ours = |node: &&HostNode| {
-        node.op_type == "EPContext"
-            && matches!(node.attribute("source"), Some(Attribute::String(s)) if s == EP_NAME_TEXT.as_bytes())
+/// Whether a node stands for a segment that Engraft compiled ahead of time.
+fn is_compiled(node: &HostNode) -> bool {
+    node.op_type == context::OPERATOR
+        && node.domain == context::DOMAIN
+        && matches!(node.attribute("source"), Some(Attribute::String(s)) if s == EP_NAME_TEXT.as_bytes())
+}
+
+/// Whether a body of the node captures a constant or holds one that the host keeps apart from its model.
+fn holds_constants(node: &HostNode) -> bool {
+    /// The greatest size in bytes of constants that the host keeps inside.
+    const INSIDE: usize = 127;
+    let holds = |body: &HostGraph| {
+        let large = |value: &HostValue| value.constant.as_ref().is_some_and(|c| c.bytes().len() > INSIDE);
+        body.values.iter().any(large)
+            || body.outer.iter().any(|id| body.value(*id).constant.is_some())
+            || body.nodes.iter().any(holds_constants)
     };
-    let node = graph.nodes.iter().find(ours)?;
-    Some(Error::Unsupported(format!(
-        "the model holds a compiled node ('{}'), which this version does not take; use the original model",
-        node.label(graph)
-    )))
+    node.attributes.values().any(|attribute| match attribute {
+        Attribute::Graph(body) => holds(body),
+        Attribute::Graphs(bodies) => bodies.iter().any(holds),
+        _ => false,
+    })
 }
 
 fn table(version: u32) -> OrtEp {
@@ -327,12 +440,12 @@ fn table(version: u32) -> OrtEp {
         ReleaseNodeComputeInfos: Some(release_node_compute_infos),
         GetPreferredDataLayout: None,
         ShouldConvertDataLayoutForOp: None,
-        SetDynamicOptions: None,
+        SetDynamicOptions: Some(set_dynamic_options),
         OnRunStart: None,
         OnRunEnd: None,
         CreateAllocator: None,
         CreateSyncStreamForDevice: None,
-        GetCompiledModelCompatibilityInfo: None,
+        GetCompiledModelCompatibilityInfo: Some(get_compatibility),
         GetKernelRegistry: None,
         IsConcurrentRunSupported: Some(is_concurrent_run_supported),
         Sync: None,
@@ -380,7 +493,7 @@ unsafe extern "system" fn compile(
     fused: *const *const OrtNode,
     count: usize,
     infos: *mut *mut OrtNodeComputeInfo,
-    _contexts: *mut *mut OrtNode,
+    contexts: *mut *mut OrtNode,
 ) -> OrtStatusPtr {
     // SAFETY: the host's pointer to a live instance.
     let ep = unsafe { &*this.cast::<Ep>() };
@@ -397,11 +510,55 @@ unsafe extern "system" fn compile(
             let (Some(graph), Some(fused)) = (graph, fused) else {
                 return Err(Error::contract("no graph or fused node given"));
             };
-            nodes.push(ep.compile(graph, fused)?);
+            // SAFETY: room for `count` nodes, which belong to the host from then on.
+            let context =
+                (ep.context.enable && !contexts.is_null()).then(|| unsafe { &mut *contexts.add(i) });
+            nodes.push(ep.compile(graph, fused, context)?);
         }
         for (i, node) in nodes.into_iter().enumerate() {
             // SAFETY: room for `count` entries; the host gives each back through `ReleaseNodeComputeInfos`.
             unsafe { *infos.add(i) = Box::into_raw(node).cast() };
+        }
+        Ok(())
+    })
+}
+
+/// What hosts keep in the metadata of compiled models; the factory judges it when such a model is loaded.
+unsafe extern "system" fn get_compatibility(this: *mut OrtEp, _graph: *const OrtGraph) -> *const c_char {
+    // SAFETY: the host's pointer to a live instance.
+    let ep = unsafe { &*this.cast::<Ep>() };
+    let mut line = null();
+    quiet("GetCompiledModelCompatibilityInfo", || {
+        line = ep.compatibility.get_or_init(context::compatibility).as_ptr()
+    });
+    line
+}
+
+/// Options that change while a session lives. `ep.dynamic.workload_type`: `Efficient` computes on the calling thread alone and
+/// leaves the other processors to whom the work matters more, `Default` on all threads again. Keys of other providers pass.
+unsafe extern "system" fn set_dynamic_options(
+    this: *mut OrtEp,
+    keys: *const *const c_char,
+    values: *const *const c_char,
+    count: usize,
+) -> OrtStatusPtr {
+    // SAFETY: the host's pointer to a live instance.
+    let ep = unsafe { &*this.cast::<Ep>() };
+    guard(ep.api, "SetDynamicOptions", || {
+        let _scope = ep.sink.enter();
+        for i in 0..count {
+            // SAFETY: both arrays have `count` strings, alive during the call.
+            let (key, value) = unsafe { (string(*keys.add(i)), string(*values.add(i))) };
+            match (key.as_str(), value.as_str()) {
+                ("ep.dynamic.workload_type", "Default") => ep.threads.limit(false),
+                ("ep.dynamic.workload_type", "Efficient") => ep.threads.limit(true),
+                ("ep.dynamic.workload_type", _) => {
+                    return Err(Error::Unsupported(format!(
+                        "'{key}': '{value}' is neither Default nor Efficient"
+                    )));
+                }
+                _ => tracing::debug!("the dynamic option '{key}' is none of Engraft's"),
+            }
         }
         Ok(())
     })

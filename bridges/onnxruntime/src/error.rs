@@ -15,6 +15,9 @@ pub enum Error {
     /// Something that the user asked for and that this version cannot do.
     #[error("EngraftExecutionProvider: {0}")]
     Unsupported(String),
+    /// A compiled model cannot be written or used.
+    #[error("EngraftExecutionProvider: {0}")]
+    Compiled(String),
     /// A segment could not be built.
     #[error(transparent)]
     Build(#[from] engraft::SessionError),
@@ -36,6 +39,8 @@ impl Error {
         match self {
             Self::Option(_) => OrtErrorCode::ORT_INVALID_ARGUMENT,
             Self::Unsupported(_) => OrtErrorCode::ORT_NOT_IMPLEMENTED,
+            // What hosts call a plan of another version or machine.
+            Self::Compiled(_) => OrtErrorCode::ORT_INVALID_GRAPH,
             Self::Host { .. } | Self::Build(_) | Self::Run(_) | Self::Contract(_) | Self::Strict(_) => {
                 OrtErrorCode::ORT_EP_FAIL
             }

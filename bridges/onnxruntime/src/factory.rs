@@ -8,7 +8,8 @@ use engraft::LogLevel;
 
 use crate::{
     EP_NAME,
-    api::{Api, Unsuitable},
+    api::{Api, Unsuitable, string},
+    context::{self, Compatibility},
     ep::Ep,
     error::{Error, Result},
     guard::{guard, quiet},
@@ -198,17 +199,27 @@ unsafe extern "system" fn release_ep(_: *mut OrtEpFactory, ep: *mut OrtEp) {
     quiet("ReleaseEp", || unsafe { Ep::release(ep) });
 }
 
-/// Models with compiled nodes inside (`EPContext`) are not made or taken yet: there is nothing to judge.
+/// Judges a compiled model by the line that [`context::compatibility`] put into its metadata.
 unsafe extern "system" fn validate_compiled_model(
-    _: *mut OrtEpFactory,
+    this: *mut OrtEpFactory,
     _devices: *const *const OrtHardwareDevice,
     _num_devices: usize,
-    _info: *const c_char,
+    info: *const c_char,
     compatibility: *mut c_int,
 ) -> OrtStatusPtr {
-    // SAFETY: out-parameter of the call in progress.
-    unsafe { *compatibility = COMPATIBILITY_NOT_APPLICABLE };
-    OrtStatusPtr(null_mut())
+    // SAFETY: the host's pointer to a live factory.
+    let api = unsafe { factory(this) }.api;
+    guard(api, "ValidateCompiledModelCompatibilityInfo", || {
+        let verdict = match context::judge(&string(info)) {
+            Compatibility::Foreign => COMPATIBILITY_NOT_APPLICABLE,
+            Compatibility::Optimal => COMPATIBILITY_OPTIMAL,
+            Compatibility::Tuned => COMPATIBILITY_PREFER_RECOMPILATION,
+            Compatibility::Unsupported => COMPATIBILITY_UNSUPPORTED,
+        };
+        // SAFETY: out-parameter of the call in progress.
+        unsafe { *compatibility = verdict };
+        Ok(())
+    })
 }
 
 /// No memory of its own: the host's CPU allocator serves.
@@ -238,17 +249,14 @@ unsafe extern "system" fn is_stream_aware(_: *const OrtEpFactory) -> bool {
     false
 }
 
-/// Splits a session's configuration: the provider's options, and refuses what it cannot honour.
+/// What names of the provider's options begin with in a session's configuration.
+pub fn option_prefix() -> String {
+    format!("ep.{}.", crate::EP_NAME_TEXT.to_ascii_lowercase())
+}
+
+/// The provider's options of a session's configuration.
 pub fn options(config: &[(String, String)]) -> Result<engraft::Options> {
-    let prefix = format!("ep.{}.", crate::EP_NAME_TEXT.to_ascii_lowercase());
-    let on = |key: &str| config.iter().any(|(k, v)| k == key && v == "1");
-    if on("ep.context_enable") {
-        return Err(Error::Unsupported(
-            "ep.context_enable (compiled models, EPContext nodes) is not supported by this version; the plan cache \
-             (engine_cache_path) makes later sessions start fast"
-                .to_owned(),
-        ));
-    }
+    let prefix = option_prefix();
     let mine = config.iter().filter_map(|(k, v)| Some((k.strip_prefix(&prefix)?, v.as_str())));
     Ok(engraft::Options::parse(mine)?)
 }

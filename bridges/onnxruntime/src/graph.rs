@@ -14,6 +14,7 @@ use engraft::{Attribute, Bytes, DType, HostDim, HostGraph, HostNode, HostValue, 
 
 use crate::{
     api::{Api, OwnedValue},
+    context,
     error::{Error, Result},
     sys::{OrtGraph, OrtNode, OrtOpAttr, OrtValue, OrtValueInfo},
 };
@@ -180,7 +181,12 @@ impl<'l> Reader<'l> {
         let outputs = values(api.node_outputs(node)?)?;
         let implicit_inputs = values(api.node_implicit_inputs(node)?.into_iter().map(Some).collect())?;
         let mut attributes = BTreeMap::new();
+        let compiled = api.node_op_type(node)? == context::OPERATOR;
         for attribute in api.node_attributes(node)? {
+            // Compiled plans are as large as models, and no dialect reads them.
+            if compiled && api.attribute_name(attribute)? == context::PLAN {
+                continue;
+            }
             if let Some(value) = self.attribute(attribute)? {
                 attributes.insert(api.attribute_name(attribute)?, value);
             }

@@ -100,14 +100,19 @@ static DEFAULT: AtomicPtr<Sink> = AtomicPtr::new(std::ptr::null_mut());
 ///
 /// Sinks are a few words, one per registration, and are never freed: a thread may hold one at any time.
 pub fn install(sink: Sink) -> *mut Sink {
+    install_once();
+    let sink = Box::into_raw(Box::new(sink));
+    DEFAULT.store(sink, Ordering::Release);
+    sink
+}
+
+/// Installs the forwarder alone: events outside of scopes go nowhere.
+pub fn install_once() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         // Somebody else's subscriber in this library cannot exist; a failure would only mean no log.
         drop(tracing::subscriber::set_global_default(Forwarder));
     });
-    let sink = Box::into_raw(Box::new(sink));
-    DEFAULT.store(sink, Ordering::Release);
-    sink
 }
 
 /// Ends the registration that `install` returned `sink` for.

@@ -15,6 +15,10 @@ pub use ort_sys::{
 
 /// The newest API that the declarations below were checked against.
 pub const MAX_API: u32 = 31;
+/// The oldest API with everything that the custom operator needs (`KernelContext_ParallelFor`).
+pub const MIN_OPERATOR_API: u32 = 17;
+/// The oldest API with `GetTensorData`.
+pub const CONST_DATA_API: u32 = 23;
 /// The oldest API with everything that the provider needs (`GetTensorElementTypeAndShapeDataReference`).
 pub const MIN_API: u32 = 24;
 
@@ -102,12 +106,20 @@ pub struct OrtEp {
         Option<unsafe extern "system" fn(*mut OrtEp, *mut *mut OrtNodeComputeInfo, usize)>,
     pub GetPreferredDataLayout: Slot,
     pub ShouldConvertDataLayoutForOp: Slot,
-    pub SetDynamicOptions: Slot,
+    pub SetDynamicOptions: Option<
+        unsafe extern "system" fn(
+            *mut OrtEp,
+            *const *const c_char,
+            *const *const c_char,
+            usize,
+        ) -> OrtStatusPtr,
+    >,
     pub OnRunStart: Slot,
     pub OnRunEnd: Slot,
     pub CreateAllocator: Slot,
     pub CreateSyncStreamForDevice: Slot,
-    pub GetCompiledModelCompatibilityInfo: Slot,
+    pub GetCompiledModelCompatibilityInfo:
+        Option<unsafe extern "system" fn(*mut OrtEp, *const OrtGraph) -> *const c_char>,
     // 1.24
     pub GetKernelRegistry: Slot,
     pub IsConcurrentRunSupported: Option<unsafe extern "system" fn(*mut OrtEp, *mut bool) -> OrtStatusPtr>,
@@ -199,8 +211,11 @@ pub struct OrtEpFactory {
     pub SelectBestModelCandidate: Slot,
 }
 
-/// `OrtCompiledModelCompatibility`: the provider has nothing to say about the blob.
+/// `OrtCompiledModelCompatibility`.
 pub const COMPATIBILITY_NOT_APPLICABLE: c_int = 0;
+pub const COMPATIBILITY_OPTIMAL: c_int = 1;
+pub const COMPATIBILITY_PREFER_RECOMPILATION: c_int = 2;
+pub const COMPATIBILITY_UNSUPPORTED: c_int = 3;
 
 /// Offsets as the C compiler of a 64-bit host lays the structs out: a 4-byte version, padding, then pointers.
 #[cfg(target_pointer_width = "64")]

@@ -19,6 +19,8 @@ pub struct ThreadCount {
     known: AtomicUsize,
     probes: AtomicUsize,
     limit: usize,
+    /// Runs keep to the thread that calls.
+    single: AtomicBool,
 }
 
 /// Runs that count. Threads that sleep need time to come, and a loaded machine may keep one away: later counts can only raise it.
@@ -29,12 +31,25 @@ const PATIENCE: [Duration; 2] = [Duration::from_millis(2), Duration::from_micros
 impl ThreadCount {
     pub fn new() -> Self {
         let limit = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { known: AtomicUsize::new(1), probes: AtomicUsize::new(0), limit }
+        Self {
+            known: AtomicUsize::new(1),
+            probes: AtomicUsize::new(0),
+            limit,
+            single: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether runs from now on keep to the thread that calls.
+    pub fn limit(&self, single: bool) {
+        self.single.store(single, Ordering::Relaxed);
     }
 
     /// The threads to split a run over. Counts during the first runs, then costs one load.
     #[inline]
     pub fn get(&self, api: Api, context: *mut OrtKernelContext) -> usize {
+        if self.single.load(Ordering::Relaxed) {
+            return 1;
+        }
         let known = self.known.load(Ordering::Relaxed);
         if known >= self.limit || self.probes.load(Ordering::Relaxed) >= PROBES {
             return known;

@@ -233,7 +233,7 @@ mod tests {
         let outer = function("Outer", &["x"], &["y"], vec![call, node("Relu", "", &["t"], &["y"])]);
         let mut graph = GraphProto {
             node: vec![node("Outer", "local", &["in"], &["mid"]), node("Outer", "local", &["mid"], &["out"])],
-            output: vec![ValueInfoProto { name: Some("out".into()), r#type: None }],
+            output: vec![ValueInfoProto { name: Some("out".into()), ..ValueInfoProto::default() }],
             ..GraphProto::default()
         };
         expand(&mut graph, &[inner, outer], &mut opset(18)).unwrap();

@@ -1,7 +1,8 @@
 //! The messages of an ONNX model file, declared by hand.
 //!
-//! Field numbers are those of the ONNX format (IR version 3 to the newest). Only the fields that the reader uses are
-//! declared; protobuf skips the others. Bulk data is `Bytes`, so that decoding from one `Bytes` copies no weight.
+//! Field numbers are those of the ONNX format (IR version 3 to the newest). Fields that are only carried from a model that is
+//! read into one that is written are `Bytes`, undecoded. Bulk data is `Bytes` too, so that decoding from one `Bytes` copies
+//! no weight.
 
 use bytes::Bytes;
 use prost::Message;
@@ -22,6 +23,16 @@ pub struct ModelProto {
     pub metadata_props: Vec<StringStringEntryProto>,
     #[prost(message, repeated, tag = "25")]
     pub functions: Vec<FunctionProto>,
+    #[prost(string, optional, tag = "4")]
+    pub domain: Option<String>,
+    #[prost(int64, optional, tag = "5")]
+    pub model_version: Option<i64>,
+    #[prost(string, optional, tag = "6")]
+    pub doc_string: Option<String>,
+    #[prost(bytes = "bytes", repeated, tag = "20")]
+    pub training_info: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "26")]
+    pub configuration: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -63,6 +74,10 @@ pub struct FunctionProto {
     pub value_info: Vec<ValueInfoProto>,
     #[prost(string, optional, tag = "13")]
     pub overload: Option<String>,
+    #[prost(string, optional, tag = "8")]
+    pub doc_string: Option<String>,
+    #[prost(bytes = "bytes", repeated, tag = "14")]
+    pub metadata_props: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -81,6 +96,12 @@ pub struct GraphProto {
     pub value_info: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "15")]
     pub sparse_initializer: Vec<SparseTensorProto>,
+    #[prost(string, optional, tag = "10")]
+    pub doc_string: Option<String>,
+    #[prost(bytes = "bytes", repeated, tag = "14")]
+    pub quantization_annotation: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "16")]
+    pub metadata_props: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -99,6 +120,12 @@ pub struct NodeProto {
     pub domain: Option<String>,
     #[prost(string, optional, tag = "8")]
     pub overload: Option<String>,
+    #[prost(string, optional, tag = "6")]
+    pub doc_string: Option<String>,
+    #[prost(bytes = "bytes", repeated, tag = "9")]
+    pub metadata_props: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "10")]
+    pub device_configurations: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -135,6 +162,12 @@ pub struct AttributeProto {
     pub ref_attr_name: Option<String>,
     #[prost(message, optional, tag = "22")]
     pub sparse_tensor: Option<SparseTensorProto>,
+    #[prost(string, optional, tag = "13")]
+    pub doc_string: Option<String>,
+    #[prost(bytes = "bytes", repeated, tag = "15")]
+    pub type_protos: Vec<Bytes>,
+    #[prost(bytes = "bytes", repeated, tag = "23")]
+    pub sparse_tensors: Vec<Bytes>,
 }
 
 /// Values of [`AttributeProto::type`].
@@ -161,13 +194,29 @@ pub struct ValueInfoProto {
     pub name: Option<String>,
     #[prost(message, optional, tag = "2")]
     pub r#type: Option<TypeProto>,
+    #[prost(string, optional, tag = "3")]
+    pub doc_string: Option<String>,
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub metadata_props: Vec<Bytes>,
 }
 
-/// Only tensors are declared: a value of another kind (sequence, map, optional, sparse tensor) has no tensor type.
+/// Only tensors are decoded: a value of another kind (sequence, map, optional, sparse tensor) has no tensor type.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorTypeProto>,
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    pub sequence_type: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "5")]
+    pub map_type: Option<Bytes>,
+    #[prost(string, optional, tag = "6")]
+    pub denotation: Option<String>,
+    #[prost(bytes = "bytes", optional, tag = "7")]
+    pub opaque_type: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    pub sparse_tensor_type: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "9")]
+    pub optional_type: Option<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -188,6 +237,8 @@ pub struct TensorShapeProto {
 pub struct DimensionProto {
     #[prost(oneof = "DimensionValue", tags = "1, 2")]
     pub value: Option<DimensionValue>,
+    #[prost(string, optional, tag = "3")]
+    pub denotation: Option<String>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -225,6 +276,12 @@ pub struct TensorProto {
     /// 0: in this message, 1: external.
     #[prost(int32, optional, tag = "14")]
     pub data_location: Option<i32>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub segment: Option<Bytes>,
+    #[prost(string, optional, tag = "12")]
+    pub doc_string: Option<String>,
+    #[prost(bytes = "bytes", repeated, tag = "16")]
+    pub metadata_props: Vec<Bytes>,
 }
 
 /// Declared to be refused by name.
@@ -232,4 +289,8 @@ pub struct TensorProto {
 pub struct SparseTensorProto {
     #[prost(message, optional, tag = "1")]
     pub values: Option<TensorProto>,
+    #[prost(message, optional, tag = "2")]
+    pub indices: Option<TensorProto>,
+    #[prost(int64, repeated, tag = "3")]
+    pub dims: Vec<i64>,
 }

@@ -455,10 +455,13 @@ mod tests {
     }
 
     fn info(name: &str, dims: &[DimensionValue]) -> ValueInfoProto {
-        let dim =
-            dims.iter().map(|dim| super::super::proto::DimensionProto { value: Some(dim.clone()) }).collect();
+        let dim = dims
+            .iter()
+            .map(|dim| super::super::proto::DimensionProto { value: Some(dim.clone()), ..Default::default() })
+            .collect();
         let tensor_type = TensorTypeProto { elem_type: Some(1), shape: Some(TensorShapeProto { dim }) };
-        ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+        let kind = TypeProto { tensor_type: Some(tensor_type), ..TypeProto::default() };
+        ValueInfoProto { name: Some(name.into()), r#type: Some(kind), ..ValueInfoProto::default() }
     }
 
     fn model(graph: GraphProto) -> Result<Model, ModelError> {

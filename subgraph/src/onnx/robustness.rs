@@ -11,10 +11,14 @@ use super::read_model_bytes;
 use crate::{AcceptAll, PartitionOptions, PartitionPolicy, dialect, partition};
 
 fn info(name: &str, element_type: i32, dims: &[DimensionValue]) -> ValueInfoProto {
-    let dim = dims.iter().map(|dim| DimensionProto { value: Some(dim.clone()) }).collect();
+    let dim = dims
+        .iter()
+        .map(|dim| DimensionProto { value: Some(dim.clone()), ..DimensionProto::default() })
+        .collect();
     let tensor_type =
         TensorTypeProto { elem_type: Some(element_type), shape: Some(TensorShapeProto { dim }) };
-    ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+    let kind = TypeProto { tensor_type: Some(tensor_type), ..TypeProto::default() };
+    ValueInfoProto { name: Some(name.into()), r#type: Some(kind), ..ValueInfoProto::default() }
 }
 
 fn model(graph: GraphProto, opset: i64) -> Vec<u8> {
@@ -191,7 +195,7 @@ fn any_graph() -> impl Strategy<Value = (GraphProto, i64)> {
                 });
             }
             let last = names.last().cloned();
-            graph.output.push(ValueInfoProto { name: last, r#type: None });
+            graph.output.push(ValueInfoProto { name: last, ..ValueInfoProto::default() });
             (graph, opset)
         },
     )
@@ -236,6 +240,6 @@ fn deep_shape_expressions_are_refused() {
             ..NodeProto::default()
         });
     }
-    graph.output.push(ValueInfoProto { name: Some("v5000".into()), r#type: None });
+    graph.output.push(ValueInfoProto { name: Some("v5000".into()), ..ValueInfoProto::default() });
     survive(model(graph, 17));
 }
