@@ -113,7 +113,7 @@ def _platform(library: bytes) -> str:
 
 def _modules() -> list[Path]:
     paths = (PROJECT / "src").rglob("*")
-    return sorted(path for path in paths if path.suffix == ".py" or path.name == "py.typed")
+    return sorted(path for path in paths if path.suffix in (".py", ".pth") or path.name == "py.typed")
 
 
 def _version() -> str:

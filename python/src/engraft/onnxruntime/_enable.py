@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engraft import _inherit
 from engraft.onnxruntime import _provider
 from engraft.onnxruntime._library import get_ep_name
 from engraft.onnxruntime._options import OptionError, to_strings
@@ -54,6 +55,8 @@ def enable(**options: Any) -> bool:
     It holds for sessions that name no providers or only the CPU's; others (CUDA, ...) and session options that the
     program gave providers itself are left alone. The class may have been imported by name or subclassed before.
 
+    Processes that this one starts do the same, forked and spawned ones alike (see `engraft._inherit`).
+
     Options that Engraft does not take raise `OptionError`. Beyond the documented values, `placement_report_path` may
     name a folder (an existing one, or with a trailing slash): each session then writes a file of its own there.
 
@@ -72,6 +75,7 @@ def enable(**options: Any) -> bool:
 
     with _lock:
         _state.options = texts
+        _inherit.announce(texts)
         session = onnxruntime.InferenceSession
         if not hasattr(session.__init__, "_engraft_original"):
             session.__init__ = _with_engraft(session.__init__)
@@ -82,6 +86,7 @@ def disable() -> None:
     """Makes later sessions plain again; those that exist keep what they have."""
     with _lock:
         _state.options = None
+        _inherit.withdraw()
 
 
 def _check(options: dict[str, str]) -> None:
@@ -154,8 +159,8 @@ def _is_plain(providers: Any, session_options: Any) -> bool:
         if names[0] == get_ep_name():
             return False  # with options of its own, perhaps
     else:
-        # Without a choice, a GPU build takes its GPU.
-        names = onnxruntime.get_available_providers()
+        # Without a choice, a GPU build takes its GPU; plugins, which are listed as well, take nothing by themselves.
+        names = [] if onnxruntime.get_device() == "CPU" else onnxruntime.get_available_providers()
         if session_options is not None and session_options not in _state.prepared:
             has_providers = getattr(session_options, "has_providers", None)
             if has_providers is not None and has_providers():
