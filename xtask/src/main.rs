@@ -22,7 +22,7 @@ usage: cargo xtask <chore> [arguments]
 
 chores
   demo          recognise a page of text with RapidOCR, without and with Engraft, and compare
-  test          run every test: [rust] [wheel] [python] [models]; all of them without arguments
+  test          run every test: [rust] [wheel] [python] [hosts] [models]; all of them without arguments
   wheel         build the Python wheel into target/wheels
   zoo           write the model zoo into target/zoo: [--only resnet50,bert_base]
   check-models  compare Engraft with ONNX Runtime's CPU provider on the zoo: [--help]

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: the Rust tests, the wheel, the Python tests against the wheel, the zoo.
+//! `cargo xtask test`: the Rust tests, the wheel, the Python tests against the wheel, there and in other surroundings, the zoo.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,41 @@ use crate::workspace::Workspace;
 
 pub const REQUIREMENTS: &str = "tests/requirements.txt";
 
-const STAGES: [&str; 4] = ["rust", "wheel", "python", "models"];
+const STAGES: [&str; 5] = ["rust", "wheel", "python", "hosts", "models"];
+
+/// Other surroundings that the wheel is tested in: an ONNX Runtime, a provider beside ours, packages that use ONNX Runtime.
+struct Host {
+    name: &'static str,
+    requirements: &'static str,
+    /// What runs there, below tests/.
+    tests: &'static [&'static str],
+}
+
+/// The core of tests/onnxruntime: what differs between hosts.
+const CORE: &[&str] = &[
+    "onnxruntime/test_registration.py",
+    "onnxruntime/test_graphs.py",
+    "onnxruntime/test_placement.py",
+    "onnxruntime/test_options.py",
+    "onnxruntime/test_control_flow.py",
+    "onnxruntime/test_sessions.py",
+    "onnxruntime/test_compiled.py",
+    "onnxruntime/test_steady_state.py",
+    "wheel/test_enable.py",
+    "custom_op/test_segment.py",
+];
+
+const HOSTS: [Host; 5] = [
+    Host {
+        name: "onnxruntime 1.18.0",
+        requirements: "tests/hosts/onnxruntime-1.18.0.txt",
+        tests: &["custom_op"],
+    },
+    Host { name: "onnxruntime 1.24.1", requirements: "tests/hosts/onnxruntime-1.24.1.txt", tests: CORE },
+    Host { name: "onnxruntime 1.28.0", requirements: "tests/hosts/onnxruntime-1.28.0.txt", tests: CORE },
+    Host { name: "beside OpenVINO", requirements: "tests/hosts/openvino.txt", tests: &["providers"] },
+    Host { name: "packages", requirements: "tests/hosts/packages.txt", tests: &["packages"] },
+];
 
 pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
     if let Some(unknown) = arguments.iter().find(|a| !STAGES.contains(&a.as_str())) {
@@ -20,10 +54,11 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
     }
     let wanted = |stage: &str| arguments.is_empty() || arguments.iter().any(|a| a == stage);
     // What runs Python needs the wheel of this tree.
-    let needs_wheel = ["wheel", "python", "models"].into_iter().any(wanted);
+    let needs_wheel = ["wheel", "python", "hosts", "models"].into_iter().any(wanted);
     let planned = usize::from(wanted("rust"))
         + usize::from(needs_wheel)
         + usize::from(wanted("python"))
+        + if wanted("hosts") { HOSTS.len() } else { 0 }
         + usize::from(wanted("models"));
 
     let mut stages = Stages::new(planned);
@@ -38,36 +73,68 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
             let environment = Environment::prepare(workspace, Path::new(REQUIREMENTS), &[])?;
             environment.install_wheel(&wheel)?;
             println!("installed {}", wheel.file_name().unwrap_or_default().to_string_lossy());
-            Ok(environment)
+            Ok((environment, wheel))
         });
         let prepared =
             || prepared.as_ref().ok_or_else(|| Error::Missing("there is no wheel to test".to_owned()));
         if wanted("python") {
-            stages.run("Python tests", || pytest(workspace, prepared()?));
+            stages.run("Python tests", || {
+                build_command(workspace)?;
+                pytest(workspace, &prepared()?.0, &python_tests(workspace)?)
+            });
+        }
+        if wanted("hosts") {
+            for host in &HOSTS {
+                stages.run(host.name, || test_host(workspace, host, &prepared()?.1));
+            }
         }
         if wanted("models") {
-            stages.run("zoo models", || models::check_with(workspace, prepared()?, &[]));
+            stages.run("zoo models", || models::check_with(workspace, &prepared()?.0, &[]));
         }
     }
     stages.finish()
 }
 
-/// The Python tests below tests/, with the wheel that `environment` has and the command built now. Each folder runs in
-/// a process of its own: what its tests register or enable holds for a whole process.
-fn pytest(workspace: &Workspace, environment: &Environment) -> Result<(), Error> {
-    process::run(
-        "building the command",
-        workspace.cargo().args(["build", "--quiet", "--package", "engraft-cli"]),
-    )?;
+/// The command `engraft`, for the tests that run it.
+fn build_command(workspace: &Workspace) -> Result<(), Error> {
+    let cargo = &mut workspace.cargo();
+    process::run("building the command", cargo.args(["build", "--quiet", "--package", "engraft-cli"]))
+}
+
+/// The wheel's tests in other surroundings.
+fn test_host(workspace: &Workspace, host: &Host, wheel: &Path) -> Result<(), Error> {
+    // Each file names all that it needs: what packages ask for beyond that stays away.
+    let environment = Environment::prepare(workspace, Path::new(host.requirements), &["--no-deps"])?;
+    build_command(workspace)?;
+    environment.install_wheel(wheel)?;
+    let tests: Vec<PathBuf> = host.tests.iter().map(|test| workspace.root.join("tests").join(test)).collect();
+    let (files, folders): (Vec<PathBuf>, Vec<PathBuf>) = tests.into_iter().partition(|test| test.is_file());
+    // A folder's files share a process, as they do where all of them run.
+    let mut groups: Vec<Vec<PathBuf>> = Vec::new();
+    for file in files {
+        match groups.last_mut().filter(|group| group[0].parent() == file.parent()) {
+            Some(group) => group.push(file),
+            None => groups.push(vec![file]),
+        }
+    }
+    groups.extend(folders.into_iter().map(|folder| vec![folder]));
+    pytest(workspace, &environment, &groups)
+}
+
+/// Runs groups of test files or folders, each in a process of its own: what tests register or enable holds for a whole
+/// process.
+fn pytest(workspace: &Workspace, environment: &Environment, groups: &[Vec<PathBuf>]) -> Result<(), Error> {
     let cache = scratch(workspace, "test-cache")?;
     let mut failure = Ok(());
-    for folder in python_tests(workspace)? {
-        println!("--- {}", folder.strip_prefix(&workspace.root).unwrap_or(&folder).display());
+    for group in groups {
+        for path in group {
+            println!("--- {}", path.strip_prefix(&workspace.root).unwrap_or(path).display());
+        }
         let mut command = environment.command();
         command
             .current_dir(&workspace.root)
             .args(["-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-q"])
-            .arg(&folder)
+            .args(group)
             .env("ENGRAFT_CACHE_DIR", &cache)
             .env("ENGRAFT_CLI", workspace.target.join("debug/engraft"))
             .env("ENGRAFT_ZOO", workspace.zoo());
@@ -76,8 +143,8 @@ fn pytest(workspace: &Workspace, environment: &Environment) -> Result<(), Error>
     failure
 }
 
-/// The folders below tests/ that hold `test_*.py`.
-fn python_tests(workspace: &Workspace) -> Result<Vec<PathBuf>, Error> {
+/// The folders below tests/ that hold `test_*.py` for the environment of [`REQUIREMENTS`], each a group.
+fn python_tests(workspace: &Workspace) -> Result<Vec<Vec<PathBuf>>, Error> {
     let list = |folder: &Path| -> Result<Vec<PathBuf>, Error> {
         let entries = fs::read_dir(folder).map_err(Error::file("read", folder))?;
         Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
@@ -88,12 +155,13 @@ fn python_tests(workspace: &Workspace) -> Result<Vec<PathBuf>, Error> {
     };
     let mut folders = Vec::new();
     for folder in list(&workspace.root.join("tests"))? {
-        if folder.is_dir() && list(&folder)?.iter().any(is_test) {
+        let elsewhere = HOSTS.iter().flat_map(|host| host.tests).any(|test| folder.ends_with(test));
+        if folder.is_dir() && !elsewhere && list(&folder)?.iter().any(is_test) {
             folders.push(folder);
         }
     }
     folders.sort();
-    Ok(folders)
+    Ok(folders.into_iter().map(|folder| vec![folder]).collect())
 }
 
 /// An empty folder of this name below the target folder.
