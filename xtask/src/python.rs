@@ -70,6 +70,11 @@ impl Environment {
     }
 }
 
+/// The minor version of the interpreter that environments are made with.
+pub fn minor_version() -> Result<u32, Error> {
+    Interpreter::find().map(|interpreter| interpreter.minor)
+}
+
 /// Builds the wheel from this tree into `target/wheels` and returns its path.
 pub fn build_wheel(workspace: &Workspace) -> Result<PathBuf, Error> {
     let interpreter = Interpreter::find()?;
