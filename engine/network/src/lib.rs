@@ -14,6 +14,8 @@ mod interpret;
 mod network;
 pub mod ops;
 mod patch;
+#[cfg(test)]
+mod properties;
 mod tensor;
 mod text;
 mod verify;

@@ -104,3 +104,42 @@ impl Operator for Attention {
         scores * (2.0 * (q[3] + v[3]) as f64 + 6.0 + f64::from(u8::from(self.mask)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Op;
+
+    /// One head of single columns; queries are zero, so that all keys that take part weigh the same.
+    fn attend(queries: usize, values: &[f32], causal: bool, mask: Option<Tensor>) -> Vec<f32> {
+        let op = Attention { scale: Scalar::f32(1.0), causal, mask: mask.is_some() };
+        let q = Tensor::from_slice(&[1, 1, queries, 1], &vec![0f32; queries]).unwrap();
+        let v = Tensor::from_slice(&[1, 1, values.len(), 1], values).unwrap();
+        let mut inputs = vec![q, v.clone(), v];
+        inputs.extend(mask);
+        Op::from(op).eval(&inputs, &[]).unwrap()[0].to_vec().unwrap()
+    }
+
+    #[test]
+    fn masks_exclude_keys() {
+        let values = [2.0, 4.0, 9.0];
+        assert_eq!(attend(1, &values, false, None), [5.0]);
+        let inf = f32::NEG_INFINITY;
+        let added = Tensor::from_slice(&[1, 3], &[0.0, 0.0, inf]).unwrap();
+        assert_eq!(attend(1, &values, false, Some(added)), [3.0]);
+        let weighed = Tensor::from_slice(&[1, 3], &[0.0, 3f32.ln(), inf]).unwrap();
+        assert!((attend(1, &values, false, Some(weighed))[0] - 3.5).abs() < 1e-6);
+        // A row of which nothing is left is zero under a bool mask, and not a number under an added one.
+        let rows = Tensor::from_bools(&[2, 3], &[false, false, false, true, false, true]).unwrap();
+        assert_eq!(attend(2, &values, false, Some(rows)), [0.0, 5.5]);
+        let nothing = Tensor::from_slice(&[1, 3], &[inf; 3]).unwrap();
+        assert!(attend(1, &values, false, Some(nothing))[0].is_nan());
+    }
+
+    #[test]
+    fn the_last_query_sees_the_last_key() {
+        assert_eq!(attend(2, &[2.0, 4.0, 9.0], true, None), [3.0, 5.0]);
+        // More queries than keys: the first see nothing.
+        assert_eq!(attend(3, &[2.0, 4.0], true, None), [0.0, 2.0, 3.0]);
+    }
+}

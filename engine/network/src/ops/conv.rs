@@ -424,3 +424,53 @@ fn spread<T: Accumulate>(
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Op;
+
+    fn spread(padding: Padding, output_padding: usize) -> Vec<f32> {
+        let op = Op::from(ConvTranspose {
+            strides: vec![2],
+            dilations: vec![1],
+            padding,
+            output_padding: vec![output_padding],
+            groups: 1,
+            epilogue: Epilogue::default(),
+        });
+        let x = Tensor::from_slice(&[1, 2, 1], &[1f32, 2.0]).unwrap();
+        let w = Tensor::from_slice(&[3, 1, 1], &[1f32, 10.0, 100.0]).unwrap();
+        op.eval(&[x, w], &[]).unwrap()[0].to_vec().unwrap()
+    }
+
+    #[test]
+    fn a_transposed_convolution_crops_what_padding_says() {
+        // The whole: 1 10 100 and, two further, 2 20 200.
+        assert_eq!(spread(Padding::none(1), 0), [1.0, 10.0, 102.0, 20.0, 200.0]);
+        assert_eq!(spread(Padding::none(1), 1), [1.0, 10.0, 102.0, 20.0, 200.0, 0.0]);
+        // Twice the input's size: one too many, taken from the end, or from the beginning.
+        assert_eq!(spread(Padding::SameUpper, 0), [1.0, 10.0, 102.0, 20.0]);
+        assert_eq!(spread(Padding::SameLower, 0), [10.0, 102.0, 20.0, 200.0]);
+        let explicit = Padding::Explicit { begin: vec![2], end: vec![1] };
+        assert_eq!(spread(explicit, 0), [102.0, 20.0]);
+    }
+
+    #[test]
+    fn the_same_padding_of_a_convolution() {
+        let conv = |padding| {
+            let op = Op::from(Conv {
+                strides: vec![1],
+                dilations: vec![1],
+                padding,
+                groups: 1,
+                epilogue: Epilogue::default(),
+            });
+            let x = Tensor::from_slice(&[1, 3, 1], &[1f32, 2.0, 3.0]).unwrap();
+            let w = Tensor::from_slice(&[2, 1, 1], &[1f32, 10.0]).unwrap();
+            op.eval(&[x, w], &[]).unwrap()[0].to_vec::<f32>().unwrap()
+        };
+        assert_eq!(conv(Padding::SameUpper), [21.0, 32.0, 3.0]);
+        assert_eq!(conv(Padding::SameLower), [10.0, 21.0, 32.0]);
+    }
+}

@@ -175,3 +175,61 @@ impl Operator for Pool {
         check::elements(outputs[0]) * check::elements(&self.kernel)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Op;
+
+    fn pool(kind: PoolKind, pads: (usize, usize), ceil_mode: bool, x: &[f32]) -> Vec<f32> {
+        let op = Op::from(Pool {
+            kind,
+            kernel: vec![3],
+            strides: vec![2],
+            dilations: vec![1],
+            padding: Padding::Explicit { begin: vec![pads.0], end: vec![pads.1] },
+            ceil_mode,
+            indices: false,
+        });
+        let x = Tensor::from_slice(&[1, x.len(), 1], x).unwrap();
+        op.eval(&[x], &[]).unwrap()[0].to_vec().unwrap()
+    }
+
+    #[test]
+    fn counted_padding_ends_where_the_padded_input_ends() {
+        let counted = PoolKind::Average { count_include_pad: true };
+        let plain = PoolKind::Average { count_include_pad: false };
+        let x = [1.0, 2.0, 3.0, 4.0, 5.0];
+        // Windows (0 1 2), (2 3 4), (4 5 0).
+        assert_eq!(pool(counted, (1, 1), false, &x), [1.0, 3.0, 3.0]);
+        assert_eq!(pool(plain, (1, 1), false, &x), [1.5, 3.0, 4.5]);
+        // Rounding up adds a window that reaches beyond the padding: what lies there is not counted.
+        assert_eq!(pool(counted, (0, 0), true, &x[..4]), [2.0, 3.5]);
+        assert_eq!(pool(counted, (1, 0), true, &x), [1.0, 3.0, 4.5]);
+        assert_eq!(pool(counted, (0, 1), true, &x[..4]), [2.0, 7.0 / 3.0]);
+    }
+
+    #[test]
+    fn indices_count_as_if_channels_came_first() {
+        let op = Op::from(Pool {
+            kind: PoolKind::Max,
+            kernel: vec![2, 2],
+            strides: vec![1, 1],
+            dilations: vec![1, 1],
+            padding: Padding::none(2),
+            ceil_mode: false,
+            indices: true,
+        });
+        // Two channels: 1 2 3 4 and 8 7 6 5.
+        let x = Tensor::from_slice(&[1, 2, 2, 2], &[1f32, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0]).unwrap();
+        let y = op.eval(&[x], &[]).unwrap();
+        assert_eq!(y[0].to_vec::<f32>().unwrap(), [4.0, 8.0]);
+        assert_eq!(y[1].to_vec::<i64>().unwrap(), [3, 4]);
+    }
+
+    #[test]
+    fn powers_are_summed() {
+        assert_eq!(pool(PoolKind::Lp { p: 2 }, (0, 0), false, &[2.0, -3.0, 6.0]), [7.0]);
+        assert_eq!(pool(PoolKind::Lp { p: 1 }, (0, 0), false, &[2.0, -3.0, 6.0]), [11.0]);
+    }
+}

@@ -144,3 +144,38 @@ fn spread(t: &Tensor, x: &[usize], axis: usize, block: usize) -> Vec<f64> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Op;
+
+    #[test]
+    fn blocks_have_their_own_scale_and_zero_point() {
+        let x = Tensor::from_slice(&[2, 4], &[1i8, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+        let scale = Tensor::from_slice(&[2, 2], &[1f32, 10.0, 0.5, 2.0]).unwrap();
+        let zero = Tensor::from_slice(&[2, 2], &[0i8, 1, 2, 3]).unwrap();
+        let op = Op::from(Dequantize { axis: 1, block: 2, zero_point: true });
+        let y = op.eval(&[x.clone(), scale.clone(), zero.clone()], &[]).unwrap().remove(0);
+        assert_eq!(y.to_vec::<f32>().unwrap(), [1.0, 2.0, 20.0, 30.0, 1.5, 2.0, 8.0, 10.0]);
+        let op = Op::from(Quantize { axis: 1, block: 2, to: DType::I8, zero_point: true });
+        assert_eq!(op.eval(&[y, scale, zero], &[]).unwrap()[0], x);
+    }
+
+    #[test]
+    fn a_last_block_may_be_short() {
+        let x = Tensor::from_slice(&[3], &[1i8, 2, 3]).unwrap();
+        let scale = Tensor::from_slice(&[2], &[1f32, 10.0]).unwrap();
+        let op = Op::from(Dequantize { axis: 0, block: 2, zero_point: false });
+        assert_eq!(op.eval(&[x, scale], &[]).unwrap()[0].to_vec::<f32>().unwrap(), [1.0, 2.0, 30.0]);
+    }
+
+    #[test]
+    fn values_round_to_even_and_saturate() {
+        let x = Tensor::from_slice(&[5], &[0.5f32, 1.5, -0.5, 300.0, -300.0]).unwrap();
+        let scale = Tensor::scalar(1f32);
+        let op = Op::from(Quantize { axis: 0, block: 0, to: DType::I8, zero_point: false });
+        let y = op.eval(&[x, scale], &[]).unwrap().remove(0);
+        assert_eq!(y.to_vec::<i8>().unwrap(), [0, 2, 0, 127, -128]);
+    }
+}

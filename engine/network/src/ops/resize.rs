@@ -242,3 +242,95 @@ fn keys_cubic(a: f64, d: f64) -> f64 {
         0.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Op;
+
+    fn resize(op: Resize, shape: &[usize], x: &[f32]) -> Vec<f32> {
+        let x = Tensor::from_slice(shape, x).unwrap();
+        Op::from(op).eval(&[x], &[]).unwrap()[0].to_vec().unwrap()
+    }
+
+    fn plain(mode: ResizeMode, coordinates: CoordinateMode, to: &[usize]) -> Resize {
+        Resize {
+            mode,
+            coordinates,
+            sizes: to.iter().map(|n| Dim::from(*n)).collect(),
+            scales: None,
+            exclude_outside: false,
+            antialias: false,
+            extrapolation: (-1f32).to_bits(),
+        }
+    }
+
+    #[test]
+    fn linear_weights_by_coordinate_mode() {
+        let at = |coordinates, to| resize(plain(ResizeMode::Linear, coordinates, &[to]), &[2], &[1.0, 3.0]);
+        // Coordinates -1/4, 1/4, 3/4, 5/4; those outside are the border's.
+        assert_eq!(at(CoordinateMode::HalfPixel, 4), [1.0, 1.5, 2.5, 3.0]);
+        assert_eq!(at(CoordinateMode::AlignCorners, 5), [1.0, 1.5, 2.0, 2.5, 3.0]);
+        assert_eq!(at(CoordinateMode::Asymmetric, 4), [1.0, 2.0, 3.0, 3.0]);
+        assert_eq!(at(CoordinateMode::PytorchHalfPixel, 1), [1.0]);
+    }
+
+    #[test]
+    fn cubic_response_to_an_impulse_is_the_kernel() {
+        let mode = ResizeMode::Cubic { coefficient: (-0.5f32).to_bits() };
+        let op = plain(mode, CoordinateMode::Asymmetric, &[10]);
+        // Distances 2, 3/2, 1, 1/2, 0, 1/2, ...
+        let want = [0.0, -0.0625, 0.0, 0.5625, 1.0, 0.5625, 0.0, -0.0625, 0.0, 0.0];
+        assert_eq!(resize(op, &[5], &[0.0, 0.0, 1.0, 0.0, 0.0]), want);
+    }
+
+    #[test]
+    fn cubic_without_the_outside_is_normalised() {
+        let mode = ResizeMode::Cubic { coefficient: (-0.5f32).to_bits() };
+        let mut op = plain(mode, CoordinateMode::Asymmetric, &[4]);
+        // At 1/2: neighbours 0 and 1 weigh 9/16 each, the one at -1 (and 2) -1/16.
+        assert_eq!(resize(op.clone(), &[2], &[0.0, 16.0])[1], 8.0);
+        op.exclude_outside = true;
+        assert_eq!(resize(op.clone(), &[2], &[0.0, 16.0])[1], 8.0);
+        // At 3/2 only the neighbours 0 (-1/16) and 1 (9/16) are inside.
+        assert_eq!(resize(op, &[2], &[0.0, 16.0])[3], 18.0);
+    }
+
+    #[test]
+    fn an_antialiased_filter_is_as_wide_as_the_scale_is_small() {
+        let x: Vec<f32> = (1..=16).map(|x| x as f32).collect();
+        let mut op = plain(ResizeMode::Linear, CoordinateMode::HalfPixel, &[2, 2]);
+        op.scales = Some(vec![0.6f32.to_bits(); 2]);
+        op.antialias = true;
+        // Along each axis: weights 1, 0.6 of elements 0, 1 and weights 0.4, 1, 0.4 of elements 1, 2, 3.
+        let want = [2.875, 4.5, 9.375, 11.0];
+        for (got, want) in resize(op, &[4, 4], &x).iter().zip(want) {
+            assert!((got - want).abs() < 1e-5, "{got} for {want}");
+        }
+    }
+
+    #[test]
+    fn outside_of_the_region_is_extrapolated() {
+        let at = |end: f32| {
+            let mut roi = [0; 8];
+            roi[1] = end.to_bits();
+            let op = plain(ResizeMode::Linear, CoordinateMode::TfCropAndResize { roi }, &[3]);
+            resize(op, &[4], &[10.0, 20.0, 30.0, 40.0])
+        };
+        // Coordinates 0, 3/4, 3/2 and 0, 3, 6.
+        assert_eq!(at(0.5), [10.0, 17.5, 25.0]);
+        assert_eq!(at(2.0), [10.0, 40.0, -1.0]);
+    }
+
+    #[test]
+    fn ties_go_where_the_mode_says() {
+        let at = |mode| {
+            resize(plain(ResizeMode::Nearest(mode), CoordinateMode::Asymmetric, &[4]), &[2], &[1.0, 2.0])
+        };
+        // Coordinates 0, 1/2, 1, 3/2.
+        assert_eq!(at(NearestMode::RoundPreferFloor), [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(at(NearestMode::RoundPreferCeil), [1.0, 2.0, 2.0, 2.0]);
+        assert_eq!(at(NearestMode::Floor), [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(at(NearestMode::Ceil), [1.0, 2.0, 2.0, 2.0]);
+    }
+}

@@ -308,3 +308,101 @@ impl Cell<'_> {
         h.copy_from_slice(&next);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Op;
+
+    /// Activations that do nothing, so that the cells can be followed by hand.
+    const LINEAR: Activation = Activation::Affine { alpha: 1f32.to_bits(), beta: 0 };
+
+    fn layer(kind: RnnKind) -> Rnn {
+        Rnn {
+            kind,
+            direction: Direction::Forward,
+            hidden: 1,
+            activations: vec![LINEAR; kind.activations()],
+            clip: None,
+            linear_before_reset: false,
+            input_forget: false,
+            bias: false,
+            sequence_lens: false,
+            initial_h: false,
+            initial_c: false,
+            peephole: false,
+        }
+    }
+
+    fn tensor(shape: &[usize], values: &[f64]) -> Tensor {
+        Tensor::from_f64s(DType::F64, shape, values).unwrap()
+    }
+
+    /// One step of an LSTM from h = 2, c = 3 on x = 1; gates i = 2, o = 2.5, f = 3.25, candidate 6 before peepholes.
+    fn lstm(change: impl FnOnce(&mut Rnn), peephole: &[f64]) -> (f64, f64) {
+        let mut op = layer(RnnKind::Lstm);
+        (op.initial_h, op.initial_c, op.peephole) = (true, true, !peephole.is_empty());
+        change(&mut op);
+        let mut inputs = vec![
+            tensor(&[1, 1, 1], &[1.0]),
+            tensor(&[1, 4, 1], &[1.0, 2.0, 3.0, 4.0]),
+            tensor(&[1, 4, 1], &[0.5, 0.25, 0.125, 1.0]),
+            tensor(&[1, 1, 1], &[2.0]),
+            tensor(&[1, 1, 1], &[3.0]),
+        ];
+        if op.peephole {
+            inputs.push(tensor(&[1, 3], peephole));
+        }
+        let y = Op::from(op).eval(&inputs, &[]).unwrap();
+        assert_eq!(y[0].get_f64(0), y[1].get_f64(0));
+        (y[1].get_f64(0), y[2].get_f64(0))
+    }
+
+    #[test]
+    fn gates_of_an_lstm() {
+        // c = 3.25 * 3 + 2 * 6, h = 2.5 * c.
+        assert_eq!(lstm(|_| (), &[]), (54.375, 21.75));
+        // i + 1 * 3, f + 2 * 3 see the old cell, o + c / 2 the new one.
+        assert_eq!(lstm(|_| (), &[1.0, 0.5, 2.0]), (31.375 * 57.75, 57.75));
+        // f = 1 - i = -1.
+        assert_eq!(lstm(|op| op.input_forget = true, &[]), (22.5, 9.0));
+        // Gates and candidate are clipped, the cell is not.
+        assert_eq!(lstm(|op| op.clip = Some(1f32.to_bits()), &[]), (4.0, 4.0));
+    }
+
+    /// One step of a GRU from h = 2 on x = 1; z = 0.75, r = 3.
+    fn gru(linear_before_reset: bool) -> f64 {
+        let mut op = layer(RnnKind::Gru);
+        (op.initial_h, op.bias, op.linear_before_reset) = (true, true, linear_before_reset);
+        let inputs = [
+            tensor(&[1, 1, 1], &[1.0]),
+            tensor(&[1, 3, 1], &[0.25, 2.0, 1.0]),
+            tensor(&[1, 3, 1], &[0.25, 0.5, 3.0]),
+            tensor(&[1, 6], &[0.0, 0.0, 0.5, 0.0, 0.0, 1.0]),
+            tensor(&[1, 1, 1], &[2.0]),
+        ];
+        Op::from(op).eval(&inputs, &[]).unwrap()[1].get_f64(0)
+    }
+
+    #[test]
+    fn the_reset_of_a_gru() {
+        // Candidate 1.5 + 3 * (3 * 2) + 1 = 20.5, or 1.5 + 3 * (3 * 2 + 1) = 22.5.
+        assert_eq!(gru(false), 0.25 * 20.5 + 0.75 * 2.0);
+        assert_eq!(gru(true), 0.25 * 22.5 + 0.75 * 2.0);
+    }
+
+    #[test]
+    fn a_short_sequence_backwards() {
+        let mut op = layer(RnnKind::Simple);
+        (op.direction, op.sequence_lens) = (Direction::Reverse, true);
+        let inputs = [
+            tensor(&[3, 1, 1], &[1.0, 2.0, 3.0]),
+            tensor(&[1, 1, 1], &[1.0]),
+            tensor(&[1, 1, 1], &[10.0]),
+            Tensor::from_slice(&[1], &[2i32]).unwrap(),
+        ];
+        let y = Op::from(op).eval(&inputs, &[]).unwrap();
+        assert_eq!(y[0].to_f64s(), [21.0, 2.0, 0.0]);
+        assert_eq!(y[1].to_f64s(), [21.0]);
+    }
+}
