@@ -5,7 +5,7 @@ use crate::{Class, Fit, Problem, Reject, Tactic};
 
 /// Raised when rows are added or removed, or when selection changes; part of every plan's fingerprint together with the
 /// tactics' own versions.
-pub const CATALOG_VERSION: u32 = 2;
+pub const CATALOG_VERSION: u32 = 3;
 
 /// All CPU tactics. Each family's module adds its rows.
 pub fn cpu() -> &'static [&'static dyn Tactic] {
@@ -22,10 +22,14 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         rows.extend_from_slice(crate::cpu::quantize::tactics());
         rows.extend_from_slice(crate::cpu::movement::tactics());
         rows.extend_from_slice(crate::cpu::pool::tactics());
+        rows.extend_from_slice(crate::cpu::max_pool::tactics());
         rows.extend_from_slice(crate::cpu::softmax::tactics());
         rows.extend_from_slice(crate::cpu::norm::tactics());
         rows.extend_from_slice(crate::cpu::reduce::tactics());
         rows.extend_from_slice(crate::cpu::rnn::tactics());
+        // What computes in a wide type takes narrower operands as well.
+        let widened = crate::cpu::widened::tactics(&rows);
+        rows.extend(widened);
         // The reference stands last and takes everything.
         rows.push(&crate::reference::ReferenceTactic);
         rows

@@ -125,6 +125,12 @@ pub trait Tactic: Sync {
         Class::Optimized
     }
 
+    /// The one type that the tactic computes in, if narrower operands may be converted to it: the catalog then offers the
+    /// tactic for those too (`cpu::widened`).
+    fn computes(&self) -> Option<DType> {
+        None
+    }
+
     /// Whether the tactic computes the problem as it stands: op, dtypes, shapes and **strides** of every operand and
     /// result. Cheap (well under a microsecond for a refusal by operator).
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject>;

@@ -10,6 +10,7 @@ pub mod fpenv;
 pub mod gemm;
 pub mod isa;
 pub mod math;
+pub mod max_pool;
 pub mod movement;
 pub mod norm;
 pub mod pack;
@@ -23,6 +24,7 @@ pub mod rnn;
 pub mod simd;
 pub mod softmax;
 mod storage;
+pub mod widened;
 
 pub use fpenv::FlushDenormals;
 pub use isa::{Avx2, Avx512, Isa, Portable};

@@ -17,21 +17,21 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
 pub struct PoolTactic;
 
 /// Spatial axes are brought to this many.
-const AXES: usize = 3;
+pub(super) const AXES: usize = 3;
 
 /// One spatial axis.
 #[derive(Clone, Copy, Debug)]
-struct Axis {
-    input: usize,
-    output: usize,
+pub(super) struct Axis {
+    pub input: usize,
+    pub output: usize,
     kernel: usize,
-    stride: usize,
-    dilation: usize,
-    begin: usize,
+    pub stride: usize,
+    pub dilation: usize,
+    pub begin: usize,
     end: usize,
     /// Elements from one position to the next.
-    from: isize,
-    to: isize,
+    pub from: isize,
+    pub to: isize,
 }
 
 impl Axis {
@@ -40,7 +40,7 @@ impl Axis {
 
     /// Taps `first..last` of the window at output position `o` that lie inside the input.
     #[inline(always)]
-    fn taps(&self, o: usize) -> (usize, usize) {
+    pub fn taps(&self, o: usize) -> (usize, usize) {
         let start = (o * self.stride) as isize - self.begin as isize;
         let first = if start >= 0 { 0 } else { (-start as usize).div_ceil(self.dilation) };
         let room = self.input as isize - start;
@@ -56,27 +56,22 @@ impl Axis {
     }
 }
 
+/// A window over channels-last operands whose channels are contiguous.
 #[derive(Clone, Debug)]
-struct Shape {
-    dtype: DType,
+pub(super) struct Shape {
+    pub dtype: DType,
     kind: PoolKind,
     batch: usize,
-    batch_from: isize,
-    batch_to: isize,
-    channels: usize,
-    axes: [Axis; AXES],
+    pub batch_from: isize,
+    pub batch_to: isize,
+    pub channels: usize,
+    pub axes: [Axis; AXES],
 }
 
 impl Shape {
-    fn new(p: &Problem<'_>) -> Result<Shape, Reject> {
+    pub fn new(p: &Problem<'_>) -> Result<Shape, Reject> {
         let Op::Pool(op) = p.op else { return Err(Reject::new("not pooling")) };
         let (x, y) = (&p.inputs[0].desc, &p.outputs[0]);
-        if op.indices {
-            return Err(Reject::new("pooling that also gives indices"));
-        }
-        if !is_storage(x.dtype) {
-            return Err(Reject(format!("pooling of {}", x.dtype)));
-        }
         let spatial = op.kernel.len();
         if spatial > AXES {
             return Err(Reject(format!("{spatial} spatial axes")));
@@ -113,7 +108,7 @@ impl Shape {
     }
 
     /// Rows of output pixels.
-    fn units(&self) -> usize {
+    pub fn units(&self) -> usize {
         if self.axes[2].output == 0 || self.channels == 0 {
             return 0;
         }
@@ -121,7 +116,7 @@ impl Shape {
     }
 
     /// Expected nanoseconds on one thread.
-    fn cost(&self, isa: Isa) -> f64 {
+    pub fn cost(&self, isa: Isa) -> f64 {
         let per_element = match isa {
             Isa::Avx512 => 0.03,
             Isa::Avx2 => 0.05,
@@ -140,6 +135,12 @@ impl Tactic for PoolTactic {
 
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
         let shape = Shape::new(p)?;
+        if p.outputs.len() > 1 {
+            return Err(Reject::new("pooling that also gives indices"));
+        }
+        if !is_storage(shape.dtype) {
+            return Err(Reject(format!("pooling of {}", shape.dtype)));
+        }
         let cost = shape.cost(p.isa);
         Ok(Fit { cost_ns: cost / tasks(cost, shape.units(), p.threads).clamp(1, p.threads.max(1)) as f64 })
     }

@@ -141,25 +141,35 @@ fn epilogue(d: &Draw, dtype: DType, shape: &[usize], r: &mut Random) -> (Epilogu
     let bias = d.flags[0];
     let mut operands = Vec::new();
     if bias {
-        operands.push(r.tensor(dtype, &shape[shape.len() - 1..], 1.0));
+        operands.push(r.tensor(dtype, &shape[shape.len() - 1..], range(dtype)));
     }
     let (post, shapes) = super::gemm::check::epilogue(d.numbers[6], dtype, shape);
-    operands.extend(shapes.iter().map(|s| r.tensor(dtype, s, 1.0)));
+    operands.extend(shapes.iter().map(|s| r.tensor(dtype, s, range(dtype))));
     (Epilogue { bias, post }, operands)
 }
 
+/// Types of products: those with kernels of their own, and those that are widened.
+const PRODUCTS: [DType; 8] =
+    [DType::F32, DType::F64, DType::I32, DType::I64, DType::F16, DType::BF16, DType::I8, DType::U8];
+
+/// Values of about -1..1, or whole numbers of a type.
+fn range(dtype: DType) -> f64 {
+    if dtype.is_float() { 1.0 } else { 90.0 }
+}
+
 fn matmul(d: &Draw) -> Case {
-    let dtype = d.dtype(&[DType::F32, DType::F64, DType::I32, DType::I64]);
+    let dtype = d.dtype(&PRODUCTS);
     let mut r = d.random();
-    let (m, k, n) = (d.between(0, 1, 50), d.between(1, 1, 90), d.between(2, 1, 70));
+    let (m, k, n) =
+        (d.between(0, 1, if d.flags[4] { 8 } else { 50 }), d.between(1, 1, 90), d.between(2, 1, 70));
     let batch: Vec<usize> = d.other.iter().take(d.between(3, 0, 2)).map(|n| n % 4 + 1).collect();
     let (trans_a, trans_b) = (d.flags[1], d.flags[2]);
     let matrix = |lead: &[usize], rows, cols, turned: bool| {
         [lead, &if turned { [cols, rows] } else { [rows, cols] }].concat()
     };
     let right = if d.constant || d.flags[3] { vec![] } else { d.broadcast(4, &batch) };
-    let a = r.tensor(dtype, &matrix(&batch, m, k, trans_a), 1.0);
-    let b = r.tensor(dtype, &matrix(&right, k, n, trans_b), 1.0);
+    let a = r.tensor(dtype, &matrix(&batch, m, k, trans_a), range(dtype));
+    let b = r.tensor(dtype, &matrix(&right, k, n, trans_b), range(dtype));
     let (epilogue, extra) = epilogue(d, dtype, &matrix(&batch, m, n, false), &mut r);
     let mut case = Case::new(MatMul { trans_a, trans_b, epilogue }, [vec![a, b], extra].concat());
     case.constant = if d.constant { vec![1] } else { vec![] };
@@ -193,7 +203,7 @@ fn window(d: &Draw) -> Window {
 }
 
 fn conv(d: &Draw) -> Case {
-    let dtype = d.dtype(&[DType::F32, DType::F64]);
+    let dtype = d.dtype(&PRODUCTS);
     let w = window(d);
     let mut r = d.random();
     let groups = d.pick(6, &[1, 1, 2, 3]);
@@ -204,8 +214,8 @@ fn conv(d: &Draw) -> Case {
         _ => (groups, channels, outputs),
     };
     let batch = d.between(2, 1, 3);
-    let x = r.tensor(dtype, &[&[batch], &w.input[..], &[channels * groups]].concat(), 1.0);
-    let weights = r.tensor(dtype, &[&w.kernel[..], &[channels, outputs * groups]].concat(), 1.0);
+    let x = r.tensor(dtype, &[&[batch], &w.input[..], &[channels * groups]].concat(), range(dtype));
+    let weights = r.tensor(dtype, &[&w.kernel[..], &[channels, outputs * groups]].concat(), range(dtype));
     let plain = Conv {
         strides: w.strides,
         dilations: w.dilations,
@@ -221,7 +231,7 @@ fn conv(d: &Draw) -> Case {
 }
 
 fn conv_transpose(d: &Draw) -> Case {
-    let dtype = d.dtype(&[DType::F32, DType::F64]);
+    let dtype = d.dtype(&PRODUCTS);
     let w = window(d);
     let mut r = d.random();
     let groups = d.pick(6, &[1, 1, 2]);
@@ -239,8 +249,9 @@ fn conv_transpose(d: &Draw) -> Case {
         same => same,
     };
     let output_padding = w.strides.iter().enumerate().map(|(i, s)| d.numbers[i] % s).collect();
-    let x = r.tensor(dtype, &[&[d.between(2, 1, 2)], &input[..], &[channels * groups]].concat(), 1.0);
-    let weights = r.tensor(dtype, &[&w.kernel[..], &[channels * groups, outputs]].concat(), 1.0);
+    let x =
+        r.tensor(dtype, &[&[d.between(2, 1, 2)], &input[..], &[channels * groups]].concat(), range(dtype));
+    let weights = r.tensor(dtype, &[&w.kernel[..], &[channels * groups, outputs]].concat(), range(dtype));
     let plain = ConvTranspose {
         strides: w.strides,
         dilations: w.dilations,
@@ -259,7 +270,6 @@ fn conv_transpose(d: &Draw) -> Case {
 }
 
 fn pool(d: &Draw) -> Case {
-    let dtype = d.dtype(&STORED);
     let w = window(d);
     let kind = d.pick(
         6,
@@ -270,6 +280,8 @@ fn pool(d: &Draw) -> Case {
             PoolKind::Lp { p: 2 },
         ],
     );
+    let maxima = kind == PoolKind::Max;
+    let dtype = if maxima && d.flags[2] { d.dtype(&PRODUCTS) } else { d.dtype(&STORED) };
     let shape = [&[d.between(1, 1, 3)], &w.input[..], &[1 + d.shape[0] % 50]].concat();
     let op = Pool {
         kind,
@@ -278,9 +290,9 @@ fn pool(d: &Draw) -> Case {
         dilations: w.dilations,
         padding: w.padding,
         ceil_mode: d.flags[1],
-        indices: false,
+        indices: maxima && d.flags[3],
     };
-    Case::new(op, vec![d.random().tensor(dtype, &shape, 2.0)])
+    Case::new(op, vec![d.random().tensor(dtype, &shape, 2.0 * range(dtype))])
 }
 
 fn attention(d: &Draw) -> Case {
@@ -328,7 +340,8 @@ fn rnn(d: &Draw) -> Case {
     };
     let g = kind.gates();
     let mut r = d.random();
-    let mut tensor = |shape: &[usize], range: f64| r.tensor(DType::F32, shape, range);
+    let dtype = d.dtype(&STORED);
+    let mut tensor = |shape: &[usize], range: f64| r.tensor(dtype, shape, range);
     let mut inputs = vec![
         tensor(&[steps, batch, width], 1.0),
         tensor(&[dirs, g * hidden, width], 0.3),
@@ -347,7 +360,8 @@ fn rnn(d: &Draw) -> Case {
     if op.peephole {
         inputs.push(tensor(&[dirs, 3 * hidden], 0.5));
     }
-    Case { op: op.into(), inputs, constant: (1..3 + usize::from(d.flags[2])).collect() }
+    let constant = if d.constant { (1..3 + usize::from(d.flags[2])).collect() } else { vec![] };
+    Case { op: op.into(), inputs, constant }
 }
 
 fn layer_norm(d: &Draw) -> Case {
@@ -675,7 +689,7 @@ fn resize(d: &Draw) -> Case {
         1 => ResizeMode::Linear,
         _ => ResizeMode::Cubic { coefficient: (-0.75f32).to_bits() },
     };
-    let dtype = if matches!(mode, ResizeMode::Nearest(_)) { d.dtype(&ANY[..8]) } else { DType::F32 };
+    let dtype = if matches!(mode, ResizeMode::Nearest(_)) { d.dtype(&ANY[..8]) } else { d.dtype(&STORED) };
     let coordinates = d.pick(
         7,
         &[
@@ -751,12 +765,12 @@ fn shape_tensor(d: &Draw) -> Case {
 type Family = (&'static str, fn(&Draw) -> Case, &'static [&'static str]);
 
 const FAMILIES: &[Family] = &[
-    ("matmul", matmul, &["matmul."]),
-    ("conv", conv, &["conv.", "depthwise."]),
-    ("conv_transpose", conv_transpose, &["conv_transpose."]),
-    ("pool", pool, &["pool."]),
+    ("matmul", matmul, &["matmul.", "widened.matmul."]),
+    ("conv", conv, &["conv.", "depthwise.", "widened.conv.", "widened.depthwise."]),
+    ("conv_transpose", conv_transpose, &["conv_transpose.", "widened.conv_transpose."]),
+    ("pool", pool, &["pool.", "widened.pool."]),
     ("attention", attention, &["attention."]),
-    ("rnn", rnn, &["rnn."]),
+    ("rnn", rnn, &["rnn.", "widened.rnn."]),
     ("layer_norm", layer_norm, &["layer_norm."]),
     ("group_norm", group_norm, &["group_norm."]),
     ("softmax", softmax, &["softmax."]),
@@ -771,7 +785,7 @@ const FAMILIES: &[Family] = &[
     ("movement", moved, &["move.views", "move.generate"]),
     ("indexed", indexed, &["move.gather", "move.scatter"]),
     ("top_k", top_k, &["move.top_k"]),
-    ("resize", resize, &["resize."]),
+    ("resize", resize, &["resize.", "widened.resize."]),
     ("quantize", quantized, &["quantize."]),
     ("shape_tensor", shape_tensor, &["move.generate"]),
 ];
@@ -846,7 +860,7 @@ macro_rules! families {
 }
 
 families! {
-    matmul: 200, conv: 200, conv_transpose: 120, pool: 120, attention: 80, rnn: 60, layer_norm: 120, group_norm: 80,
+    matmul: 400, conv: 400, conv_transpose: 200, pool: 200, attention: 80, rnn: 60, layer_norm: 120, group_norm: 80,
     softmax: 120, reduce: 200, arg_reduce: 80, cumulative: 80, unary: 250, binary: 250, select: 80, cast: 150,
     pointwise: 200, movement: 300, indexed: 250, top_k: 80, resize: 150, quantize: 100, shape_tensor: 8,
 }

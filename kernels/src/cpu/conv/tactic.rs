@@ -151,6 +151,10 @@ impl<E: Number> Tactic for ConvTactic<E> {
         self.id
     }
 
+    fn computes(&self) -> Option<DType> {
+        Some(E::DTYPE)
+    }
+
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
         let kernel = self.build(p)?;
         let m = kernel.grid.rows * kernel.groups;
@@ -315,10 +319,16 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
         f32, "conv.f32.avx2.6x16", Avx2, F32_AVX2, "panels.f32", 48.0;
         f64, "conv.f64.avx512.14x16", Avx512, F64_AVX512, "panels.f64", 26.0;
         f64, "conv.f64.avx2.6x8", Avx2, F64_AVX2, "panels.f64", 23.0;
+        i32, "conv.i32.avx512.6x32", Avx512, I32_AVX512, "panels.i32", 20.0;
+        i32, "conv.i32.avx2.4x16", Avx2, I32_AVX2, "panels.i32", 15.0;
+        i64, "conv.i64.avx512.6x16", Avx512, I64_AVX512, "panels.i64", 5.0;
+        i64, "conv.i64.avx2.4x8", Avx2, I64_AVX2, "panels.i64", 3.0;
     };
     static PORTABLE: &[&dyn Tactic] = rows! {
         f32, "conv.f32.portable.6x8", Portable, F32_PORTABLE, "panels.f32", 15.0;
         f64, "conv.f64.portable.6x4", Portable, F64_PORTABLE, "panels.f64", 7.0;
+        i32, "conv.i32.portable.6x8", Portable, I32_PORTABLE, "panels.i32", 5.0;
+        i64, "conv.i64.portable.6x4", Portable, I64_PORTABLE, "panels.i64", 2.0;
     };
     static ALL: std::sync::OnceLock<Vec<&'static dyn Tactic>> = std::sync::OnceLock::new();
     ALL.get_or_init(|| {

@@ -2,14 +2,14 @@
 
 use super::geometry::Geometry;
 use super::source::{Bands, Taps};
-use crate::cpu::gemm::check::{Given, Random, check, epilogue};
+use crate::cpu::gemm::check::{Given, Random, check, dtypes, epilogue, optimized};
 use crate::cpu::gemm::lanes::Elem;
 use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Source, Strided, Sweep};
 use crate::cpu::pack;
+use engraft_network::Op;
 use engraft_network::ops::{Conv, Epilogue, Padding};
-use engraft_network::{DType, Op};
 use proptest::prelude::*;
 
 fn micros() -> Vec<&'static Micro<f32>> {
@@ -185,7 +185,7 @@ proptest! {
         groups in prop_oneof![3 => Just(1usize), 1 => 2usize..5], channels in 1usize..18, outputs in 1usize..24,
         depthwise in prop_oneof![3 => Just(false), 1 => Just(true)], multiplier in 1usize..3,
         constant: bool, bias: bool, which in 0usize..18, threads in 1usize..5, gap in 0usize..3, seed in 1u64..u64::MAX,
-        dtype in prop_oneof![5 => Just(DType::F32), 1 => Just(DType::F64)],
+        dtype in dtypes(),
     ) {
         let mut random = Random(seed);
         let (groups, channels, outputs) =
@@ -222,8 +222,7 @@ proptest! {
         for shape in &extras {
             given.push(Given::new(random.tensor(dtype, shape)));
         }
-        let all = [super::tactics(), crate::cpu::depthwise::tactics()].concat();
-        let taken = check(&all, &op, &given, threads, gap)?;
+        let taken = check(&optimized(), &op, &given, threads, gap)?;
         prop_assert!(taken > 0, "nobody took it");
     }
 }

@@ -276,6 +276,10 @@ impl<E: Number> Tactic for ConvTransposeTactic<E> {
         self.id
     }
 
+    fn computes(&self) -> Option<DType> {
+        Some(E::DTYPE)
+    }
+
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
         let kernel = self.build(p)?;
         let padded = (pack::panels::<E>(kernel.classes.n) * E::PANEL) as f64;
@@ -402,10 +406,16 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
         f32, "conv_transpose.f32.avx2.6x16", Avx2, F32_AVX2, "classes.f32", 45.0;
         f64, "conv_transpose.f64.avx512.14x16", Avx512, F64_AVX512, "classes.f64", 25.0;
         f64, "conv_transpose.f64.avx2.6x8", Avx2, F64_AVX2, "classes.f64", 22.0;
+        i32, "conv_transpose.i32.avx512.6x32", Avx512, I32_AVX512, "classes.i32", 19.0;
+        i32, "conv_transpose.i32.avx2.4x16", Avx2, I32_AVX2, "classes.i32", 14.0;
+        i64, "conv_transpose.i64.avx512.6x16", Avx512, I64_AVX512, "classes.i64", 5.0;
+        i64, "conv_transpose.i64.avx2.4x8", Avx2, I64_AVX2, "classes.i64", 3.0;
     };
     static PORTABLE: &[&dyn Tactic] = rows! {
         f32, "conv_transpose.f32.portable.6x8", Portable, F32_PORTABLE, "classes.f32", 14.0;
         f64, "conv_transpose.f64.portable.6x4", Portable, F64_PORTABLE, "classes.f64", 6.0;
+        i32, "conv_transpose.i32.portable.6x8", Portable, I32_PORTABLE, "classes.i32", 4.0;
+        i64, "conv_transpose.i64.portable.6x4", Portable, I64_PORTABLE, "classes.i64", 2.0;
     };
     static ALL: std::sync::OnceLock<Vec<&'static dyn Tactic>> = std::sync::OnceLock::new();
     ALL.get_or_init(|| {

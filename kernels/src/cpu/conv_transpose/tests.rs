@@ -1,8 +1,8 @@
 //! Transposed convolutions against the network's evaluation.
 
-use crate::cpu::gemm::check::{Given, Random, check, epilogue};
+use crate::cpu::gemm::check::{Given, Random, check, dtypes, epilogue, optimized};
+use engraft_network::Op;
 use engraft_network::ops::{ConvTranspose, Epilogue, Padding};
-use engraft_network::{DType, Op};
 use proptest::prelude::*;
 
 proptest! {
@@ -15,7 +15,7 @@ proptest! {
         begin in [0usize..3, 0usize..3, 0usize..3], end in [0usize..3, 0usize..3, 0usize..3], extra in [0usize..3, 0usize..3, 0usize..3],
         same in 0usize..8, groups in prop_oneof![2 => Just(1usize), 1 => 2usize..4], channels in 1usize..14, outputs in 1usize..40,
         constant: bool, bias: bool, which in 0usize..18, threads in 1usize..5, gap in 0usize..3, seed in 1u64..u64::MAX,
-        dtype in prop_oneof![5 => Just(DType::F32), 1 => Just(DType::F64)],
+        dtype in dtypes(),
     ) {
         let mut random = Random(seed);
         let take = |a: &[usize; 3]| a[..spatial].to_vec();
@@ -52,7 +52,7 @@ proptest! {
         for shape in &extras {
             given.push(Given::new(random.tensor(dtype, shape)));
         }
-        let taken = check(super::tactics(), &op, &given, threads, gap)?;
+        let taken = check(&optimized(), &op, &given, threads, gap)?;
         prop_assert!(taken > 0, "nobody took it");
     }
 }

@@ -92,7 +92,10 @@ macro_rules! strips {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::*;
+    use crate::cpu::gemm::lanes::Array;
     use std::arch::x86_64::*;
+    strips!(I32_AVX512, i32_avx512, Array<i32, 16>, ["avx512f,avx512dq,avx512vl"], [1, 2, 3, 4, 5, 6, 7, 8]);
+    strips!(I32_AVX2, i32_avx2, Array<i32, 8>, ["avx2"], [1, 2, 3, 4, 5, 6]);
     strips!(F32_AVX512, f32_avx512, __m512, ["avx512f"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     strips!(F64_AVX512, f64_avx512, __m512d, ["avx512f"], [1, 2, 3, 4, 5, 6, 7, 8]);
     strips!(F32_AVX2, f32_avx2, __m256, ["avx2,fma"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
@@ -105,6 +108,7 @@ mod portable {
     use super::*;
     use crate::cpu::gemm::lanes::Array;
     strips!(F32_PORTABLE, f32_portable, Array<f32, 4>, [], [1, 2, 3, 4, 5, 6, 7, 8]);
+    strips!(I32_PORTABLE, i32_portable, Array<i32, 4>, [], [1, 2, 3, 4]);
     strips!(F64_PORTABLE, f64_portable, Array<f64, 2>, [], [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 pub use portable::*;

@@ -11,7 +11,7 @@ use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows, is_type};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, tasks_for};
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
-use engraft_network::Op;
+use engraft_network::{DType, Op};
 use kernel::{Strip, Strips};
 use smallvec::SmallVec;
 use std::ops::Range;
@@ -104,6 +104,10 @@ impl<E: Number> DepthwiseTactic<E> {
 impl<E: Number> Tactic for DepthwiseTactic<E> {
     fn id(&self) -> &'static str {
         self.id
+    }
+
+    fn computes(&self) -> Option<DType> {
+        Some(E::DTYPE)
     }
 
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
@@ -320,10 +324,13 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
         f32, "depthwise.f32.avx2", Avx2, F32_AVX2, 25.0;
         f64, "depthwise.f64.avx512", Avx512, F64_AVX512, 14.0;
         f64, "depthwise.f64.avx2", Avx2, F64_AVX2, 12.0;
+        i32, "depthwise.i32.avx512", Avx512, I32_AVX512, 15.0;
+        i32, "depthwise.i32.avx2", Avx2, I32_AVX2, 12.0;
     };
     static PORTABLE: &[&dyn Tactic] = rows! {
         f32, "depthwise.f32.portable", Portable, F32_PORTABLE, 10.0;
         f64, "depthwise.f64.portable", Portable, F64_PORTABLE, 5.0;
+        i32, "depthwise.i32.portable", Portable, I32_PORTABLE, 5.0;
     };
     static ALL: std::sync::OnceLock<Vec<&'static dyn Tactic>> = std::sync::OnceLock::new();
     ALL.get_or_init(|| {

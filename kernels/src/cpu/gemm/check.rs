@@ -28,12 +28,25 @@ impl Random {
             }
             DType::F32 => Tensor::from_slice(shape, &(0..n).map(|_| float() as f32).collect::<Vec<f32>>()),
             _ => {
-                let values: Vec<f64> = (0..n).map(|_| float()).collect();
+                let range = if dtype.is_float() { 1.0 } else { 120.0 };
+                let values: Vec<f64> = (0..n).map(|_| float() * range).collect();
                 return crate::cpu::check::tensor_of(dtype, shape, &values);
             }
         }
         .unwrap()
     }
+}
+
+/// The catalog without its reference.
+pub fn optimized() -> Vec<&'static dyn Tactic> {
+    crate::catalog::cpu().iter().copied().filter(|t| t.class() == crate::Class::Optimized).collect()
+}
+
+/// Types of operands of products: mostly `f32`.
+pub fn dtypes() -> impl Strategy<Value = DType> {
+    use DType::{BF16, F16, F32, F64, I8, I16, I32, I64, U8, U16};
+    let rare = proptest::sample::select(vec![F64, F16, BF16, I32, I64, I8, U8, I16, U16]);
+    prop_oneof![1 => Just(F32), 2 => rare]
 }
 
 /// An operand of a test: its values, and whether tactics may know them in advance.
@@ -188,7 +201,7 @@ fn compare(id: &str, want: &Tensor, desc: &TensorDesc, got: &[u8]) -> Result<(),
             DType::F64 => (bytemuck::pod_read_unaligned::<f64>(at), 1e-12),
             DType::F16 => (bytemuck::pod_read_unaligned::<half::f16>(at).to_f64(), 2e-3),
             DType::BF16 => (bytemuck::pod_read_unaligned::<half::bf16>(at).to_f64(), 1.6e-2),
-            DType::I32 | DType::I64 => {
+            t if t.is_int() => {
                 prop_assert_eq!(at, &want.bytes()[i * w..(i + 1) * w], "{} at {}", id, i);
                 continue;
             }
@@ -214,7 +227,10 @@ pub fn epilogue(which: usize, dtype: DType, out: &[usize]) -> (Option<Expr>, Vec
     let channels = vec![out[out.len() - 1]];
     let mut per_row = out.to_vec();
     *per_row.last_mut().unwrap() = 1;
-    let kinds = if dtype == DType::F32 { 18 } else { 6 };
+    if dtype.is_int() && dtype.bits() < 32 {
+        return (None, vec![]);
+    }
+    let kinds = if matches!(dtype, DType::F32 | DType::F16 | DType::BF16) { 18 } else { 6 };
     let shapes = match which % kinds {
         which if which + 2 >= kinds => {
             // Not a chain: the value is used twice.

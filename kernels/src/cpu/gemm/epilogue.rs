@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 /// An element type of the matrix operators with what epilogues need to know of it.
 pub trait Number: Elem {
+    const DTYPE: DType;
     /// Whether [`Chain`] runs on it.
     const CHAINS: bool;
     /// The value of a literal, rounded as a literal of this type is.
@@ -25,8 +26,9 @@ pub trait Number: Elem {
 }
 
 macro_rules! number {
-    ($($t:ty, $chains:literal, $low:expr, $high:expr;)*) => {$(
+    ($($t:ty, $dtype:ident, $chains:literal, $low:expr, $high:expr;)*) => {$(
         impl Number for $t {
+            const DTYPE: DType = DType::$dtype;
             const CHAINS: bool = $chains;
             fn literal(x: f64) -> Self {
                 x as $t
@@ -37,10 +39,10 @@ macro_rules! number {
     )*};
 }
 number! {
-    f32, true, f32::NEG_INFINITY, f32::INFINITY;
-    f64, false, f64::NEG_INFINITY, f64::INFINITY;
-    i32, false, i32::MIN, i32::MAX;
-    i64, false, i64::MIN, i64::MAX;
+    f32, F32, true, f32::NEG_INFINITY, f32::INFINITY;
+    f64, F64, false, f64::NEG_INFINITY, f64::INFINITY;
+    i32, I32, false, i32::MIN, i32::MAX;
+    i64, I64, false, i64::MIN, i64::MAX;
 }
 
 /// An operand of the epilogue as rows of the output see it.

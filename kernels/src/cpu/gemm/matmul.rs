@@ -212,6 +212,10 @@ impl<E: Number> Tactic for MatMulTactic<E> {
         self.id
     }
 
+    fn computes(&self) -> Option<DType> {
+        Some(E::DTYPE)
+    }
+
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
         let op = self.op(p)?;
         let kernel = self.build(p)?;

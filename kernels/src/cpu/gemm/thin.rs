@@ -316,6 +316,10 @@ impl<E: Number> Tactic for ThinTactic<E> {
         self.id
     }
 
+    fn computes(&self) -> Option<DType> {
+        Some(E::DTYPE)
+    }
+
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
         let t = self.build(p)?;
         let products = (t.batch * t.m * t.k * t.n) as f64;

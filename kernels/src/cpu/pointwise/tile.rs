@@ -265,17 +265,24 @@ unsafe fn narrow_row<S: Simd>(s: S, half: bool, source: *const f32, target: *mut
     let mut i = 0;
     // SAFETY: the caller's: n elements on both sides; the tail goes through a local array.
     unsafe {
-        while i < n {
-            let m = (n - i).min(S::LANES);
-            let x = if m == S::LANES { s.load(source.add(i)) } else { s.load_n(source.add(i), m) };
+        while i + S::LANES <= n {
+            let x = s.load(source.add(i));
+            if half {
+                s.store_f16(target.add(i), x)
+            } else {
+                s.store_bf16(target.add(i), x)
+            }
+            i += S::LANES;
+        }
+        if i < n {
+            let x = s.load_n(source.add(i), n - i);
             let mut bits = [0u16; 16];
             if half {
                 s.store_f16(bits.as_mut_ptr(), x);
             } else {
                 s.store_bf16(bits.as_mut_ptr(), x);
             }
-            std::ptr::copy_nonoverlapping(bits.as_ptr(), target.add(i), m);
-            i += m;
+            std::ptr::copy_nonoverlapping(bits.as_ptr(), target.add(i), n - i);
         }
     }
 }

@@ -12,9 +12,10 @@ use cell::{Cell, Layout};
 use engraft_network::ops::{Direction, Rnn, RnnKind};
 use engraft_network::{DType, Op};
 use product::{PANEL, Product};
+use smallvec::SmallVec;
 use std::ops::Range;
 
-/// LSTM, GRU and simple recurrent layers of `f32` with constant weights.
+/// LSTM, GRU and simple recurrent layers of `f32`.
 #[derive(Debug)]
 pub struct Recurrent;
 
@@ -39,9 +40,11 @@ struct RecurrentKernel {
     /// Strides of x over steps and batch, in elements.
     x: [isize; 2],
     operands: Operands,
+    /// Whether w and r were packed in advance; a first phase packs the others.
+    packed: [bool; 2],
     /// Sequences of one direction that one task runs.
     group: usize,
-    phases: [usize; 2],
+    phases: SmallVec<[usize; 3]>,
 }
 
 /// Where the optional operands stand.
@@ -85,14 +88,18 @@ impl Tactic for Recurrent {
         "rnn.f32"
     }
 
+    fn computes(&self) -> Option<DType> {
+        Some(DType::F32)
+    }
+
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
         let op = op_of(p)?;
         let x = &p.inputs[0].desc;
         if x.dtype != DType::F32 {
             return Err(Reject::new(format!("a recurrent layer of {}", x.dtype)));
         }
-        if p.inputs[1..3].iter().any(|o| o.constant.is_none()) {
-            return Err(Reject::new("weights that are not constant"));
+        if p.inputs[1..3].iter().any(|o| o.constant.is_none() && !o.desc.is_dense()) {
+            return Err(Reject::new("weights at strides"));
         }
         if op.hidden == 0 || x.shape[2] == 0 {
             return Err(Reject::new("an empty recurrent layer"));
@@ -110,7 +117,12 @@ impl Tactic for Recurrent {
         let input = steps * batch * columns * x.shape[2] as f64 / 25.0 / p.threads as f64;
         let lanes = (p.threads as f64).min(batch * op.directions() as f64).max(1.0);
         let state = steps * batch * columns * (op.hidden as f64 / 12.0 + 0.7) / lanes;
-        Ok(Fit { cost_ns: 500.0 + input + state })
+        let packed: f64 = [1, 2]
+            .iter()
+            .filter(|i| p.inputs[**i].constant.is_none())
+            .map(|i| columns * p.inputs[*i].desc.shape[2] as f64)
+            .sum();
+        Ok(Fit { cost_ns: 500.0 + input + state + packed * 0.5 })
     }
 
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
@@ -128,21 +140,11 @@ impl Tactic for Recurrent {
         let (Ok(op), Some(weights)) = (op_of(p), p.inputs[input].constant) else { return };
         let layout = Layout::new(op);
         let depth = weights.shape()[2];
-        let from: &[u8] = weights.bytes();
-        for d in 0..op.directions() {
-            for gate in 0..layout.gates {
-                for unit in 0..layout.hidden {
-                    let column = gate * layout.padded + unit;
-                    let row = (d * layout.gates + gate) * layout.hidden + unit;
-                    for k in 0..depth {
-                        let at = (d * layout.columns * depth)
-                            + (column / PANEL * depth + k) * PANEL
-                            + column % PANEL;
-                        let value = (row * depth + k) * 4;
-                        out[at * 4..at * 4 + 4].copy_from_slice(&from[value..value + 4]);
-                    }
-                }
-            }
+        assert_eq!(out.len(), self.packed_bytes(p, input), "packed operand of another size");
+        // SAFETY: the tensor holds every row of the gates, `out` as many bytes as was checked.
+        unsafe {
+            let (from, to) = (weights.bytes().as_ptr().cast::<f32>(), out.as_mut_ptr().cast::<f32>());
+            pack_panels(&layout, depth, from, to, 0..op.directions() * layout.columns / PANEL);
         }
     }
 
@@ -158,7 +160,12 @@ impl Tactic for Recurrent {
         let pieces = directions * (steps * batch).div_ceil(ROWS) * (layout.columns / PANEL).div_ceil(PANELS);
         let tasks = if flops < 2e5 { 1 } else { pieces.min(4 * p.threads) };
         let group = (batch * directions).div_ceil(p.threads.max(1)).clamp(1, batch.max(1));
-        let phases = [tasks.max(1), directions * batch.div_ceil(group)];
+        let packed = [1, 2].map(|i| p.inputs[i].constant.is_some());
+        let mut phases = SmallVec::new();
+        if packed != [true; 2] {
+            phases.push((directions * layout.columns / PANEL).min(4 * p.threads.max(1)));
+        }
+        phases.extend([tasks.max(1), directions * batch.div_ceil(group)]);
         Box::new(RecurrentKernel {
             op: op.clone(),
             layout,
@@ -169,9 +176,38 @@ impl Tactic for Recurrent {
             directions,
             x: [x.strides[0], x.strides[1]],
             operands: Operands::new(op),
+            packed,
             group,
             phases,
         })
+    }
+}
+
+/// Writes panels `panels` (of all directions) of weights `[D, gates * hidden, depth]`, at any alignment, to `out`, which
+/// holds all panels; columns between the gates are zeros.
+///
+/// # Safety
+/// `from` is readable for all weights, `out` writable for the panels.
+unsafe fn pack_panels(layout: &Layout, depth: usize, from: *const f32, out: *mut f32, panels: Range<usize>) {
+    let each = layout.columns / PANEL;
+    for panel in panels {
+        let d = panel / each;
+        for i in 0..PANEL {
+            let column = panel % each * PANEL + i;
+            let (gate, unit) = (column / layout.padded, column % layout.padded);
+            let row = (d * layout.gates + gate) * layout.hidden + unit;
+            for k in 0..depth {
+                // SAFETY: rows of the gates are inside the weights; the panel is inside `out`.
+                unsafe {
+                    let x = if gate < layout.gates && unit < layout.hidden {
+                        from.add(row * depth + k).read_unaligned()
+                    } else {
+                        0.0
+                    };
+                    out.add((panel * depth + k) * PANEL + i).write(x);
+                }
+            }
+        }
     }
 }
 
@@ -181,7 +217,7 @@ impl Kernel for RecurrentKernel {
     }
 
     fn workspace_bytes(&self) -> usize {
-        self.directions * self.steps * self.batch * self.layout.columns * size_of::<f32>()
+        (self.gates_len() + self.weights_len(0) + self.weights_len(1)) * size_of::<f32>()
     }
 
     fn scratch_bytes(&self) -> usize {
@@ -189,20 +225,62 @@ impl Kernel for RecurrentKernel {
     }
 
     unsafe fn run(&self, phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
+        let last = self.phases.len() - 1;
         // SAFETY: passed on.
         unsafe {
-            if phase == 0 {
-                self.inputs(task, args);
-                return Ok(());
+            if phase == last {
+                let groups = self.batch.div_ceil(self.group);
+                let first = task % groups * self.group;
+                return self.sequences(task / groups, first..(first + self.group).min(self.batch), args);
             }
-            let groups = self.batch.div_ceil(self.group);
-            let first = task % groups * self.group;
-            self.sequences(task / groups, first..(first + self.group).min(self.batch), args)
+            if phase + 1 == last {
+                self.inputs(task, args);
+            } else {
+                self.pack_share(task, args);
+            }
         }
+        Ok(())
     }
 }
 
 impl RecurrentKernel {
+    /// Floats of the products with all inputs, at the start of the workspace.
+    fn gates_len(&self) -> usize {
+        self.directions * self.steps * self.batch * self.layout.columns
+    }
+
+    fn depth(&self, which: usize) -> usize {
+        if which == 0 { self.width } else { self.layout.hidden }
+    }
+
+    /// Floats of w (0) or r (1) that the workspace holds.
+    fn weights_len(&self, which: usize) -> usize {
+        if self.packed[which] { 0 } else { self.directions * self.layout.columns * self.depth(which) }
+    }
+
+    /// Where the panels of w (0) or r (1) begin.
+    fn weights(&self, which: usize, args: &Args<'_>) -> *const f32 {
+        if self.packed[which] {
+            return args.inputs[1 + which].cast();
+        }
+        let before = self.gates_len() + if which == 1 { self.weights_len(0) } else { 0 };
+        args.workspace.cast::<f32>().wrapping_add(before)
+    }
+
+    /// Packs a share of the weights that were not known in advance.
+    ///
+    /// # Safety
+    /// See [`Kernel::run`].
+    unsafe fn pack_share(&self, task: usize, args: &Args<'_>) {
+        let (all, tasks) = (self.directions * self.layout.columns / PANEL, self.phases[0]);
+        for which in (0..2).filter(|w| !self.packed[*w]) {
+            let (from, to) = (args.inputs[1 + which].cast::<f32>(), self.weights(which, args).cast_mut());
+            let panels = all * task / tasks..all * (task + 1) / tasks;
+            // SAFETY: the weights are dense, the workspace has room for their panels.
+            unsafe { pack_panels(&self.layout, self.depth(which), from, to, panels) };
+        }
+    }
+
     /// The products with the inputs of all steps, without biases: `[D, T * B, columns]` in the workspace.
     ///
     /// # Safety
@@ -213,7 +291,8 @@ impl RecurrentKernel {
         let all = self.layout.columns / PANEL;
         let groups = all.div_ceil(PANELS);
         let total = self.directions * groups * blocks;
-        for piece in total * task / self.phases[0]..total * (task + 1) / self.phases[0] {
+        let tasks = self.phases[self.phases.len() - 2];
+        for piece in total * task / tasks..total * (task + 1) / tasks {
             let (d, rest) = (piece / (groups * blocks), piece % (groups * blocks));
             let (group, block) = (rest / blocks, rest % blocks);
             let panels = group * PANELS..((group + 1) * PANELS).min(all);
@@ -229,7 +308,7 @@ impl RecurrentKernel {
                     rows: block * ROWS..((block + 1) * ROWS).min(rows),
                     panels,
                     row: &row,
-                    weights: args.inputs[1].cast::<f32>().add(d * self.layout.columns * self.width),
+                    weights: self.weights(0, args).add(d * self.layout.columns * self.width),
                     out,
                     out_row: self.layout.columns,
                 };
@@ -292,7 +371,7 @@ impl RecurrentKernel {
             let y = args.outputs[0].cast::<f32>();
             let place = |t: usize, b: usize| y.add(((t * self.directions + d) * self.batch + b) * hidden);
             let longest = group.clone().map(|b| length(b) as usize).max().unwrap_or(0);
-            let recurrent = args.inputs[2].cast::<f32>().add(d * columns * hidden);
+            let recurrent = self.weights(1, args).add(d * columns * hidden);
             let activations = self.op.kind.activations();
             let cell = Cell {
                 op: &self.op,

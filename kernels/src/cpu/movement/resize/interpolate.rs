@@ -43,6 +43,10 @@ impl Tactic for Interpolation {
         "resize.interpolate"
     }
 
+    fn computes(&self) -> Option<DType> {
+        Some(DType::F32)
+    }
+
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
         let op = resize_of(p).ok_or_else(|| Reject::new("not a resize"))?;
         let radius = match op.mode {
