@@ -58,7 +58,8 @@ def measure(peer: Peer, model: Path, threads: int, stride: int) -> tuple[float, 
         first = seconds(session, inputs)
         if (length - FIRST) % stride == 0:
             growing.append(first)
-            fixed.append(statistics.median(seconds(session, inputs) for _ in range(5)))
+            # Each after the same pause for making inputs, in which threads fall asleep and caches go cold.
+            fixed.append(statistics.median(seconds(session, step_inputs(length)) for _ in range(5)))
     return statistics.fmean(growing), statistics.fmean(fixed), len(growing)
 
 
