@@ -14,7 +14,7 @@ pub use capability::CpuCapability;
 pub use compiled::{CompiledSegment, Mismatch, identity};
 pub use dump::dump;
 pub use files::replace as replace_file;
-pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Precision, Profile, Shapes};
+pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Profile, Shapes};
 pub use report::{NodeEntry, Report, SegmentEntry};
 
 /// Version of this build, as in `0.1.0`.
@@ -26,7 +26,7 @@ pub const TARGET: &str = env!("ENGRAFT_TARGET");
 
 pub use engraft_engine as engine;
 pub use engraft_kernels as kernels;
-pub use engraft_kernels::{Serial, Workers};
+pub use engraft_kernels::{Precision, Serial, Workers};
 pub use engraft_network::{AlignedBytes, Bytes, DType, Network, NetworkError, Tensor, ValueId};
 pub use engraft_subgraph as subgraph;
 pub use session::{CACHE_QUOTA, LoadError, Session, SessionError};

@@ -9,6 +9,7 @@ use std::{
     str::FromStr,
 };
 
+use engraft_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
 /// Every option key, in documentation order.
@@ -42,15 +43,6 @@ pub enum OptionError {
     /// Two options contradict each other.
     #[error("option '{key}': {reason}")]
     Conflict { key: &'static str, reason: String },
-}
-
-/// Arithmetic that the engine may use for layers that the model declares as `f32`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// IEEE single precision products and sums.
-    #[default]
-    Fp32,
 }
 
 /// Which segments are taken from the host.
@@ -154,10 +146,9 @@ impl Options {
         let value = value.trim();
         let malformed = |expected| OptionError::Malformed { key, value: value.to_owned(), expected };
         match key {
-            "precision" => match value.to_ascii_lowercase().as_str() {
-                "fp32" => self.precision = Precision::Fp32,
-                _ => return Err(malformed("fp32")),
-            },
+            "precision" => {
+                self.precision = Precision::from_name(value).ok_or_else(|| malformed("fp32, tf32 or bf16"))?;
+            }
             "min_subgraph_size" => {
                 let size = value.parse().ok().filter(|n| *n >= 1);
                 self.min_subgraph_size = Some(size.ok_or_else(|| malformed("a whole number of at least 1"))?);

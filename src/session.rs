@@ -8,7 +8,7 @@ use engraft_engine::fingerprint::{Fingerprint, cpu_model, hashing_threads};
 use engraft_engine::plan_cache::{CacheKey, Origin, PlanCache};
 use engraft_engine::timing_cache::TimingCache;
 use engraft_engine::{BuildError, Builder, BuilderConfig, Engine, PlanError, ProfileShapes};
-use engraft_kernels::Isa;
+use engraft_kernels::{Isa, Precision};
 use engraft_network::Network;
 use engraft_subgraph::{HostGraph, Partition, PartitionOptions, PlacementReport, Segment, partition};
 use std::path::Path;
@@ -63,9 +63,17 @@ impl Session {
 
     /// A session whose engines are tuned for `threads` threads.
     pub fn with_threads(options: Options, threads: usize) -> Session {
+        let isa = Isa::best();
+        let note = match (options.precision, isa) {
+            (Precision::Fp32, _) => "single precision",
+            (_, Isa::Portable | Isa::Avx2 | Isa::Avx512) => "single precision: there are no AMX tiles",
+            (Precision::Tf32, Isa::Amx) => "three products of split bf16 operands on AMX tiles",
+            (Precision::Bf16, Isa::Amx) => "operands rounded to bf16 on AMX tiles",
+        };
+        tracing::info!("precision {}: {note}", options.precision);
         Session {
             options,
-            isa: Isa::best(),
+            isa,
             threads,
             cache: OnceLock::new(),
             timings: OnceLock::new(),
@@ -173,6 +181,7 @@ impl Session {
         };
         BuilderConfig {
             isa: self.isa,
+            precision: self.options.precision,
             threads: self.threads,
             optimization_level: self.options.builder_optimization_level,
             profiles: [&p.opt, &p.max, &p.min].into_iter().filter(|s| !s.is_empty()).map(shapes).collect(),
@@ -213,7 +222,7 @@ impl Session {
         let config = self.builder_config();
         let key = CacheKey::new(Fingerprint::of(&structure))
             .with("weights", weights)
-            .with("precision", format!("{:?}", self.options.precision))
+            .with("precision", self.options.precision.name())
             .with("builder_optimization_level", config.optimization_level)
             .with("profiles", format!("{:?}", config.profiles))
             .with("threads", config.threads);

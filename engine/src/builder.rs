@@ -8,7 +8,7 @@ use crate::plan::{self, Manifest, PackedEntry, ToPack};
 use crate::program::{Program, Tuned, problem_size};
 use crate::timing_cache::TimingCache;
 use crate::tune;
-use engraft_kernels::{Class, Isa, Problem, Tactic, catalog};
+use engraft_kernels::{Class, Isa, Precision, Problem, Tactic, catalog};
 use engraft_network::{Network, NodeId, ops::eval_shape};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct ProfileShapes {
 #[derive(Clone, Debug)]
 pub struct BuilderConfig {
     pub isa: Isa,
+    /// Arithmetic that products of `f32` operands may use.
+    pub precision: Precision,
     /// Threads that the engine is expected to run on.
     pub threads: usize,
     /// 0 (no timing) to 5 (exhaustive).
@@ -35,6 +37,7 @@ impl Default for BuilderConfig {
     fn default() -> BuilderConfig {
         BuilderConfig {
             isa: Isa::best(),
+            precision: Precision::default(),
             threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             optimization_level: 3,
             profiles: Vec::new(),
@@ -76,7 +79,7 @@ impl<'a> Builder<'a> {
         let report = crate::passes::optimize(&mut network, &options)
             .map_err(|e| BuildError::Pass { pass: e.pass(), reason: e.to_string() })?;
         network.compact();
-        let mut program = Program::new(network, config.isa)?;
+        let mut program = Program::new(network, config.isa, config.precision)?;
         let env = program.network.representative_env();
         // Sizes of 1 would make any strides look dense.
         let generic: Vec<i64> = env.iter().map(|n| (*n).max(2)).collect();
@@ -97,6 +100,7 @@ impl<'a> Builder<'a> {
         let manifest = Manifest {
             network: program.network.clone(),
             isa: config.isa.name().to_owned(),
+            precision: config.precision,
             catalog_version: catalog::CATALOG_VERSION,
             roles: program.roles.clone(),
             targets: program.targets.clone(),
@@ -245,7 +249,15 @@ pub fn assess(network: &Network, id: NodeId, isa: Isa) -> Result<Assessment, Str
         .collect::<Result<_, String>>()?;
     let outputs: Vec<engraft_kernels::TensorDesc> =
         node.outputs.iter().map(desc).collect::<Result<_, String>>()?;
-    let p = Problem { op: &node.op, inputs: &inputs, outputs: &outputs, threads: 1, isa, env: &env };
+    let p = Problem {
+        op: &node.op,
+        inputs: &inputs,
+        outputs: &outputs,
+        threads: 1,
+        isa,
+        precision: Precision::Fp32,
+        env: &env,
+    };
     let Some((t, fit)) = catalog::best(&p) else {
         return Err(format!("no tactic takes `{}` of {}", node.op.name(), network.ty(node.outputs[0])));
     };

@@ -100,6 +100,7 @@ impl Judge<'_> {
             outputs: &outputs,
             threads: 1,
             isa: self.program.isa,
+            precision: self.program.precision,
             env: self.env,
         };
         let (t, fit) = catalog::best(&p)?;

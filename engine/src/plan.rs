@@ -7,7 +7,7 @@ use crate::container::{Container, ContainerWriter, Fields, SectionKind, SectionS
 use crate::error::PlanError;
 use crate::mmap::MappedSlice;
 use crate::program::{PackedOperand, Program, Role, Target, Tuned};
-use engraft_kernels::{Isa, catalog};
+use engraft_kernels::{Isa, Precision, catalog};
 use engraft_network::{Bytes, DType, Network, NodeId, Tensor};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -39,6 +39,7 @@ pub(crate) struct PackedEntry {
 pub(crate) struct Manifest {
     pub network: Network,
     pub isa: String,
+    pub precision: Precision,
     pub catalog_version: u32,
     pub roles: Vec<Role>,
     pub targets: Vec<Option<Target>>,
@@ -206,7 +207,7 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
     let mut network = m.network;
     network.attach_constants(constants).map_err(|e| inconsistent("network", e.to_string()))?;
     network.verify().map_err(|e| inconsistent("network", e.to_string()))?;
-    let mut program = Program::new(network, isa)?;
+    let mut program = Program::new(network, isa, m.precision)?;
     if m.roles.len() != program.roles.len() || m.targets.len() != program.targets.len() {
         return Err(inconsistent("layout", "its tables do not fit the network".to_owned()));
     }

@@ -2,7 +2,7 @@
 //! written straight into another value's buffer, and which tactics are in question for each node.
 
 use crate::error::PlanError;
-use engraft_kernels::{Class, Isa, Operand, Problem, Tactic, TensorDesc, catalog};
+use engraft_kernels::{Class, Isa, Operand, Precision, Problem, Tactic, TensorDesc, catalog};
 use engraft_network::ops::Assumption;
 use engraft_network::{
     DType, Def, Dim, Network, Node, NodeId, Op, SymbolId, SymbolSource, Tensor, TensorType, ValueId, ops,
@@ -67,6 +67,7 @@ pub(crate) struct PackedOperand {
 pub(crate) struct Program {
     pub network: Network,
     pub isa: Isa,
+    pub precision: Precision,
     pub stages: Vec<Stage>,
     /// By node index.
     pub roles: Vec<Role>,
@@ -98,10 +99,11 @@ const MAX_RANK: usize = 16;
 impl Program {
     /// Derives stages, and shortlists from the catalog as it stands. Roles and targets are given (from the plan) or
     /// decided with [`Program::decide_layout`].
-    pub(crate) fn new(network: Network, isa: Isa) -> Result<Program, PlanError> {
+    pub(crate) fn new(network: Network, isa: Isa, precision: Precision) -> Result<Program, PlanError> {
         let n = network.node_bound();
         let mut p = Program {
             isa,
+            precision,
             stages: Vec::new(),
             roles: vec![Role::Compute; n],
             reads_symbols: vec![false; n],
@@ -349,7 +351,15 @@ impl Program {
         let dense = TensorDesc::dense(DType::F32, &[2, 3]);
         let operand = [Operand { desc: dense.clone(), constant: None }];
         let (op, outputs) = (&self.copy_ops[2], &[dense]);
-        let p = Problem { op, inputs: &operand, outputs, threads: 1, isa: self.isa, env: &env };
+        let p = Problem {
+            op,
+            inputs: &operand,
+            outputs,
+            threads: 1,
+            isa: self.isa,
+            precision: self.precision,
+            env: &env,
+        };
         let copies = |t: &&'static dyn Tactic| t.class() == Class::Optimized && t.accepts(&p).is_ok();
         self.copy_rows = catalog::cpu().iter().copied().filter(copies).collect();
     }
@@ -380,7 +390,15 @@ impl Program {
             .collect::<Option<_>>()?;
         let outputs: SmallVec<[TensorDesc; 1]> =
             node.outputs.iter().map(|v| desc(*v)).collect::<Option<_>>()?;
-        Some(f(&Problem { op: &node.op, inputs: &inputs, outputs: &outputs, threads, isa: self.isa, env }))
+        Some(f(&Problem {
+            op: &node.op,
+            inputs: &inputs,
+            outputs: &outputs,
+            threads,
+            isa: self.isa,
+            precision: self.precision,
+            env,
+        }))
     }
 
     /// Whether the plan holds every packing that `tactic` wants for the problem's constants.

@@ -387,7 +387,15 @@ impl<'a> Planner<'a> {
     where
         'a: 'p,
     {
-        Problem { op, inputs, outputs, threads: self.threads, isa: self.program.isa, env: self.env }
+        Problem {
+            op,
+            inputs,
+            outputs,
+            threads: self.threads,
+            isa: self.program.isa,
+            precision: self.program.precision,
+            env: self.env,
+        }
     }
 
     fn copy(&mut self, node: NodeId, from: &Place, to: &Place) -> Result<(), RunError> {

@@ -38,7 +38,7 @@ fn transpose(perm: &[usize]) -> Op {
 }
 
 fn build(net: &Network, isa: Isa, threads: usize) -> Arc<Engine> {
-    let config = BuilderConfig { isa, threads, optimization_level: 0, profiles: Vec::new() };
+    let config = BuilderConfig { isa, threads, optimization_level: 0, ..BuilderConfig::default() };
     Builder::new(&config).build_engine(net.clone()).unwrap()
 }
 

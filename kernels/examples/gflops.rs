@@ -116,7 +116,15 @@ fn measure(layer: &Layer, isa: Isa) -> Vec<(&'static str, f64, f64)> {
         })
         .collect();
     let outputs = [TensorDesc::dense(DType::F32, &layer.out)];
-    let p = Problem { op: &layer.op, inputs: &operands, outputs: &outputs, threads: 1, isa, env: &[] };
+    let p = Problem {
+        op: &layer.op,
+        inputs: &operands,
+        outputs: &outputs,
+        threads: 1,
+        isa,
+        precision: engraft_kernels::Precision::Fp32,
+        env: &[],
+    };
     let shapes: Vec<&[usize]> = layer.inputs.iter().map(|(s, _)| &s[..]).collect();
     let flops = layer.op.flops(&shapes, &[&layer.out]);
     let (fits, _) = catalog::candidates(&p);

@@ -13,6 +13,7 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
     ROWS.get_or_init(|| {
         let mut rows: Vec<&'static dyn Tactic> = Vec::new();
         // Families, fastest first; one line per family: `rows.extend_from_slice(crate::cpu::gemm::tactics());`
+        rows.extend_from_slice(crate::cpu::amx::tactics());
         rows.extend_from_slice(crate::cpu::depthwise::tactics());
         rows.extend_from_slice(crate::cpu::conv::tactics());
         rows.extend_from_slice(crate::cpu::conv_transpose::tactics());

@@ -9,5 +9,6 @@ mod tactic;
 
 pub use cpu::isa::Isa;
 pub use tactic::{
-    Args, Class, Fit, Kernel, KernelError, Operand, Problem, Reject, Serial, Tactic, TensorDesc, Workers,
+    Args, Class, Fit, Kernel, KernelError, Operand, Precision, Problem, Reject, Serial, Tactic, TensorDesc,
+    Workers,
 };

@@ -66,6 +66,45 @@ pub struct Operand<'a> {
     pub constant: Option<&'a Tensor>,
 }
 
+/// Arithmetic that may be used for products of operands that the network declares as `f32`. Sums are always `f32`.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE single precision; sums in any order.
+    #[default]
+    Fp32,
+    /// At least the accuracy of TF32 (10 bits of significand): where tiles of bf16 are at hand, three products of split
+    /// operands with relative errors of about 5e-6; `f32` elsewhere.
+    Tf32,
+    /// Operands of products rounded to bf16 (8 bits of significand) where that is faster.
+    Bf16,
+}
+
+impl Precision {
+    pub const ALL: [Precision; 3] = [Precision::Fp32, Precision::Tf32, Precision::Bf16];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
+    /// The precision of that name, in any case of letters.
+    pub fn from_name(name: &str) -> Option<Precision> {
+        Self::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(name))
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// An operator on concrete operands. Operands stand in the operator's order (matrices, bias, extras).
 #[derive(Clone, Debug)]
 pub struct Problem<'a> {
@@ -76,6 +115,8 @@ pub struct Problem<'a> {
     pub threads: usize,
     /// Instruction sets that may be used.
     pub isa: Isa,
+    /// Arithmetic that products of `f32` operands may use.
+    pub precision: Precision,
     /// Values of the network's symbols (for dims among the operator's attributes).
     pub env: &'a [i64],
 }

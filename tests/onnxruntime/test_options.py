@@ -44,7 +44,7 @@ def test_every_option_is_taken(engraft: Engraft) -> None:
     [
         ({"min_subgraph_sise": "2"}, "unknown option 'min_subgraph_sise' (did you mean 'min_subgraph_size'?)"),
         ({"trt_fp16_enable": "1"}, "unknown option 'trt_fp16_enable'"),
-        ({"precision": "fp16"}, "option 'precision': 'fp16' is not valid, expected fp32"),
+        ({"precision": "fp16"}, "option 'precision': 'fp16' is not valid, expected fp32, tf32 or bf16"),
         ({"min_subgraph_size": "few"}, "option 'min_subgraph_size'"),
         ({"partition_policy": "greedy"}, "option 'partition_policy'"),
         ({"builder_optimization_level": "9"}, "option 'builder_optimization_level'"),

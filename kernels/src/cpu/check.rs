@@ -191,7 +191,15 @@ pub fn run(
         .map(|(i, (p, t))| Operand { desc: p.desc.clone(), constant: constant.contains(&i).then_some(t) })
         .collect();
     let descs: Vec<TensorDesc> = results.iter().map(|p| p.desc.clone()).collect();
-    let problem = Problem { op, inputs: &operands, outputs: &descs, threads, isa, env: &[] };
+    let problem = Problem {
+        op,
+        inputs: &operands,
+        outputs: &descs,
+        threads,
+        isa,
+        precision: crate::Precision::Fp32,
+        env: &[],
+    };
     let fit = tactic.accepts(&problem).ok()?;
     assert!(fit.cost_ns.is_finite() && fit.cost_ns >= 0.0, "{}: cost {}", tactic.id(), fit.cost_ns);
     let packed: Vec<Option<AlignedBytes>> = (0..inputs.len())

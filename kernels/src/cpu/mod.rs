@@ -1,5 +1,6 @@
 //! Kernels for CPUs.
 
+pub mod amx;
 pub mod attention;
 #[cfg(test)]
 pub(crate) mod check;

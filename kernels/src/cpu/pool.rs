@@ -118,7 +118,7 @@ impl Shape {
     /// Expected nanoseconds on one thread.
     pub fn cost(&self, isa: Isa) -> f64 {
         let per_element = match isa {
-            Isa::Avx512 => 0.03,
+            Isa::Avx512 | Isa::Amx => 0.03,
             Isa::Avx2 => 0.05,
             Isa::Portable => 0.4,
         };

@@ -62,7 +62,7 @@ impl Shape {
     /// Expected nanoseconds on one thread.
     fn cost(&self, isa: Isa) -> f64 {
         let per_element = match isa {
-            Isa::Avx512 => 0.45,
+            Isa::Avx512 | Isa::Amx => 0.45,
             Isa::Avx2 => 0.6,
             Isa::Portable => 3.0,
         };

@@ -123,7 +123,7 @@ impl Shape {
     fn micro(&self) -> &'static Micro<f32> {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if self.isa.supported() => &micro::F32_AVX512,
+            Isa::Avx512 | Isa::Amx if Isa::Avx512.supported() => &micro::F32_AVX512,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 if self.isa.supported() => &micro::F32_AVX2,
             _ => &micro::F32_PORTABLE,

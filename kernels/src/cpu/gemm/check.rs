@@ -1,6 +1,6 @@
 //! Runs tactics on random operands and compares them with the network's own evaluation.
 
-use crate::{Args, Isa, Operand, Problem, Tactic, TensorDesc};
+use crate::{Args, Isa, Operand, Precision, Problem, Tactic, TensorDesc};
 use engraft_network::{AlignedBytes, BinaryOp, DType, Expr, ExprNode, Op, Scalar, Tensor, UnaryOp};
 use proptest::prelude::*;
 
@@ -111,6 +111,19 @@ pub fn check(
     threads: usize,
     out_gap: usize,
 ) -> Result<usize, TestCaseError> {
+    check_at(Precision::Fp32, 2e-5, tactics, op, given, threads, out_gap)
+}
+
+/// The same at a precision, whose results of `f32` may be off by `tolerance * (1 + |expected|)`.
+pub fn check_at(
+    precision: Precision,
+    tolerance: f64,
+    tactics: &[&'static dyn Tactic],
+    op: &Op,
+    given: &[Given],
+    threads: usize,
+    out_gap: usize,
+) -> Result<usize, TestCaseError> {
     let tensors: Vec<Tensor> = given.iter().map(|g| g.tensor.clone()).collect();
     let want = op.eval(&tensors, &[]).map_err(|e| TestCaseError::fail(format!("eval: {e}")))?.remove(0);
     let order: Vec<usize> = (0..want.shape().len()).collect();
@@ -121,7 +134,7 @@ pub fn check(
     let outputs = [out.clone()];
     let mut taken = 0;
     for isa in Isa::available() {
-        let p = Problem { op, inputs: &operands, outputs: &outputs, threads, isa, env: &[] };
+        let p = Problem { op, inputs: &operands, outputs: &outputs, threads, isa, precision, env: &[] };
         for t in tactics {
             if t.accepts(&p).is_err() {
                 continue;
@@ -169,7 +182,7 @@ pub fn check(
                     t.id()
                 );
             }
-            compare(t.id(), &want, &out, result.as_slice())?;
+            compare(t.id(), tolerance, &want, &out, result.as_slice())?;
             for i in (0..given.len()).filter(|&i| operands[i].desc == out && kernel.in_place(i)) {
                 let mut result = place(&tensors[i], &out);
                 let pointer = result.as_mut_slice().as_mut_ptr();
@@ -182,14 +195,20 @@ pub fn check(
                         unsafe { kernel.run(phase, task, &args) }.unwrap();
                     }
                 }
-                compare(t.id(), &want, &out, result.as_slice())?;
+                compare(t.id(), tolerance, &want, &out, result.as_slice())?;
             }
         }
     }
     Ok(taken)
 }
 
-fn compare(id: &str, want: &Tensor, desc: &TensorDesc, got: &[u8]) -> Result<(), TestCaseError> {
+fn compare(
+    id: &str,
+    tolerance: f64,
+    want: &Tensor,
+    desc: &TensorDesc,
+    got: &[u8],
+) -> Result<(), TestCaseError> {
     let w = desc.dtype.bits() / 8;
     let offsets = offsets(desc);
     let mut touched = vec![false; got.len() / w];
@@ -197,7 +216,7 @@ fn compare(id: &str, want: &Tensor, desc: &TensorDesc, got: &[u8]) -> Result<(),
         touched[o] = true;
         let at = &got[o * w..(o + 1) * w];
         let (g, tolerance) = match desc.dtype {
-            DType::F32 => (f64::from(bytemuck::pod_read_unaligned::<f32>(at)), 2e-5),
+            DType::F32 => (f64::from(bytemuck::pod_read_unaligned::<f32>(at)), tolerance),
             DType::F64 => (bytemuck::pod_read_unaligned::<f64>(at), 1e-12),
             DType::F16 => (bytemuck::pod_read_unaligned::<half::f16>(at).to_f64(), 2e-3),
             DType::BF16 => (bytemuck::pod_read_unaligned::<half::bf16>(at).to_f64(), 1.6e-2),

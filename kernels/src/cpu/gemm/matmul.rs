@@ -23,7 +23,7 @@ pub struct MatMulTactic<E: 'static> {
 }
 
 /// The last two axes of an operand, and the axes before them.
-pub(super) struct Operand2 {
+pub(crate) struct Operand2 {
     pub rows: usize,
     pub cols: usize,
     pub row: isize,
@@ -39,7 +39,7 @@ impl Operand2 {
 }
 
 /// Strides of `desc`'s leading axes along the leading axes of `out`.
-pub(super) fn batch_dims<'a>(
+pub(crate) fn batch_dims<'a>(
     desc: &'a TensorDesc,
     out: &'a TensorDesc,
 ) -> impl Iterator<Item = (usize, isize)> + 'a {

@@ -23,7 +23,15 @@ fn check_within(op: impl Into<Op>, inputs: &[Tensor], tolerance: Tolerance, r: &
     let outputs: Vec<TensorDesc> = expected.iter().map(|t| TensorDesc::dense(t.dtype(), t.shape())).collect();
     let operand = |t: &Tensor| Operand { desc: TensorDesc::dense(t.dtype(), t.shape()), constant: None };
     let operands: Vec<_> = inputs.iter().map(operand).collect();
-    let p = Problem { op: &op, inputs: &operands, outputs: &outputs, threads: 1, isa: Isa::best(), env: &[] };
+    let p = Problem {
+        op: &op,
+        inputs: &operands,
+        outputs: &outputs,
+        threads: 1,
+        isa: Isa::best(),
+        precision: crate::Precision::Fp32,
+        env: &[],
+    };
     let takers: Vec<_> = tactics().iter().filter(|t| t.accepts(&p).is_ok()).collect();
     assert_eq!(takers.len(), 1, "{op:?} of {inputs:?}");
     if expected.iter().all(|t| t.dtype().is_float()) && tolerance.relative > 0.0 {

@@ -146,7 +146,7 @@ fn cost(p: &Problem<'_>, program: &Program, gathers: bool) -> f64 {
     // About 20 bytes per nanosecond from L2 and L3.
     let memory = bytes as f64 * 0.05 + if gathers { elements } else { 0.0 };
     let lanes = match p.isa {
-        crate::Isa::Avx512 => 1.0,
+        crate::Isa::Avx512 | crate::Isa::Amx => 1.0,
         crate::Isa::Avx2 => 1.3,
         crate::Isa::Portable => 4.0,
     };

@@ -26,7 +26,7 @@ pub trait Task {
 #[inline]
 pub fn dispatch<T: Task>(isa: Isa, task: T) -> T::Output {
     match isa {
-        Isa::Avx512 => {
+        Isa::Avx512 | Isa::Amx => {
             if let Some(token) = Avx512::detect() {
                 return token.enter(task);
             }

@@ -160,8 +160,15 @@ fn an_index_out_of_range_is_an_error() {
         let desc = |dtype, shape: &[usize]| Operand { desc: TensorDesc::dense(dtype, shape), constant: None };
         let inputs = [desc(DType::F32, &[3, 2]), desc(DType::I64, &[2])];
         let outputs = [TensorDesc::dense(DType::F32, &[2, 2])];
-        let p =
-            Problem { op: &op, inputs: &inputs, outputs: &outputs, threads: 1, isa: Isa::best(), env: &[] };
+        let p = Problem {
+            op: &op,
+            inputs: &inputs,
+            outputs: &outputs,
+            threads: 1,
+            isa: Isa::best(),
+            precision: crate::Precision::Fp32,
+            env: &[],
+        };
         let kernel = super::super::gather::Gathers.prepare(&p);
         let (x, i, mut out) = ([0f32; 6], [1, bad], [0f32; 4]);
         let (inputs, outputs) = ([x.as_ptr().cast(), i.as_ptr().cast()], [out.as_mut_ptr().cast()]);

@@ -49,7 +49,15 @@ fn packed_nibbles_reshape() {
     let op = Op::from(Reshape { shape: dims(&[210]) });
     let inputs = [Operand { desc: TensorDesc::dense(DType::U4, &[6, 35]), constant: None }];
     let outputs = [TensorDesc::dense(DType::U4, &[210])];
-    let p = Problem { op: &op, inputs: &inputs, outputs: &outputs, threads: 1, isa: Isa::best(), env: &[] };
+    let p = Problem {
+        op: &op,
+        inputs: &inputs,
+        outputs: &outputs,
+        threads: 1,
+        isa: Isa::best(),
+        precision: crate::Precision::Fp32,
+        env: &[],
+    };
     super::super::views::Views.accepts(&p).unwrap();
     let kernel = super::super::views::Views.prepare(&p);
     let (src, mut dst) = ([7u8; 105], [0u8; 106]);
@@ -145,7 +153,15 @@ fn a_reshape_in_place_is_nothing() {
     let op = Op::from(Reshape { shape: dims(&[24]) });
     let inputs = [Operand { desc: x, constant: None }];
     let outputs = [out];
-    let p = Problem { op: &op, inputs: &inputs, outputs: &outputs, threads: 1, isa: Isa::best(), env: &[] };
+    let p = Problem {
+        op: &op,
+        inputs: &inputs,
+        outputs: &outputs,
+        threads: 1,
+        isa: Isa::best(),
+        precision: crate::Precision::Fp32,
+        env: &[],
+    };
     assert!(super::super::views::Views.prepare(&p).in_place(0));
 }
 
@@ -176,6 +192,7 @@ fn transpose_rates() {
                 outputs: &outputs,
                 threads: 1,
                 isa: Isa::best(),
+                precision: crate::Precision::Fp32,
                 env: &[],
             };
             let kernel = super::super::views::Views.prepare(&p);

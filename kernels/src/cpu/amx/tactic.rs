@@ -1,0 +1,409 @@
+//! Matrix products and convolutions on the tile unit, as tactics.
+
+use super::source::{Kind, Segment, Source};
+use super::split;
+use super::sweep::TileSweep;
+use super::tile::{Products, ROWS, Tiles};
+use crate::cpu::conv::geometry::{Geometry, geometry};
+use crate::cpu::gemm::epilogue::{Finisher, dense_rows};
+use crate::cpu::gemm::matmul::{Operand2, batch_dims};
+use crate::cpu::gemm::rows::RowMap;
+use crate::cpu::gemm::sweep::{Grid, tasks_for};
+use crate::{Args, Fit, Kernel, KernelError, Precision, Problem, Reject, Tactic, TensorDesc};
+use engraft_network::{DType, Op, Tensor};
+use smallvec::SmallVec;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+/// `Op::MatMul` and `Op::Conv` of `f32`.
+pub(super) struct TileTactic<T> {
+    id: &'static str,
+    products: Products,
+    packing: &'static str,
+    marker: PhantomData<fn() -> T>,
+}
+
+impl<T> TileTactic<T> {
+    pub(super) const fn new(id: &'static str, products: Products, packing: &'static str) -> Self {
+        TileTactic { id, products, packing, marker: PhantomData }
+    }
+}
+
+/// Fewer channels than this are taken window by window.
+const FEW_CHANNELS: usize = 16;
+/// Fewer rows than this leave most of a tile empty.
+const FEWEST_ROWS: usize = 4;
+
+/// Sizes of the second operand: matrices (or groups), taps, values along k, columns.
+#[derive(Clone, Copy, Debug)]
+struct Weights {
+    matrices: usize,
+    taps: usize,
+    k: usize,
+    n: usize,
+}
+
+impl Weights {
+    fn new(p: &Problem<'_>) -> Result<Weights, Reject> {
+        let w = &p.inputs[1].desc;
+        match p.op {
+            Op::MatMul(op) => {
+                let b = Operand2::new(w, op.trans_b);
+                let matrices = w.shape[..w.rank() - 2].iter().product();
+                Ok(Weights { matrices, taps: 1, k: b.rows, n: b.cols })
+            }
+            Op::Conv(op) => {
+                let (channels, outputs) = (w.shape[w.rank() - 2], w.shape[w.rank() - 1]);
+                let taps: usize = w.shape[..w.rank() - 2].iter().product();
+                // Windows of few channels are one run.
+                let (taps, k) = if channels < FEW_CHANNELS { (1, taps * channels) } else { (taps, channels) };
+                Ok(Weights { matrices: op.groups, taps, k, n: outputs / op.groups.max(1) })
+            }
+            _ => Err(Reject::new("neither a matrix product nor a convolution")),
+        }
+    }
+
+    fn matrix_bytes(&self, products: Products) -> usize {
+        split::packed_bytes(products, self.taps, self.k, self.n)
+    }
+}
+
+/// A problem made ready.
+struct TileKernel<T> {
+    sweep: TileSweep,
+    finisher: Finisher<f32>,
+    weights: Weights,
+    /// Groups of a convolution: columns of A and C that belong to a matrix of B.
+    groups: usize,
+    /// Matrix of B for each product of a batch, and products.
+    b: RowMap,
+    batch: usize,
+    /// Units of one product.
+    units: usize,
+    grid: Grid,
+    /// Strides of a second operand that is not constant: its matrices are packed by a first phase.
+    dynamic: Option<Dynamic>,
+    phases: SmallVec<[usize; 2]>,
+    scratch: usize,
+    marker: PhantomData<fn() -> T>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Dynamic {
+    /// Elements between matrices of B, as offsets over the batch.
+    offsets: RowMap,
+    row: isize,
+    col: isize,
+}
+
+impl<T: Tiles + 'static> TileTactic<T> {
+    fn precision(&self) -> Precision {
+        match self.products {
+            Products::One => Precision::Bf16,
+            Products::Three => Precision::Tf32,
+        }
+    }
+
+    fn build(&self, p: &Problem<'_>) -> Result<TileKernel<T>, Reject> {
+        if !matches!(p.op, Op::MatMul(_) | Op::Conv(_)) {
+            return Err(Reject::new("neither a matrix product nor a convolution"));
+        }
+        if p.precision != self.precision() {
+            return Err(Reject(format!("for precision {}", self.precision())));
+        }
+        if !T::available(p.isa) {
+            return Err(Reject::new("needs AMX"));
+        }
+        let out = &p.outputs[0];
+        if out.dtype != DType::F32 || p.inputs[..2].iter().any(|o| o.desc.dtype != DType::F32) {
+            return Err(Reject::new("another type"));
+        }
+        if out.count() == 0 {
+            return Err(Reject::new("no result"));
+        }
+        let weights = Weights::new(p)?;
+        if weights.k == 0 || weights.taps == 0 || weights.n == 0 {
+            return Err(Reject::new("an empty sum"));
+        }
+        match p.op {
+            Op::MatMul(op) => {
+                let (a, b) = (&p.inputs[0].desc, &p.inputs[1].desc);
+                let (left, right) = (Operand2::new(a, op.trans_a), Operand2::new(b, op.trans_b));
+                let rows = RowMap::new(batch_dims(a, out).chain([(left.rows, left.row)]))
+                    .ok_or_else(|| Reject::new("rows of A at more than four strides"))?;
+                let constant = p.inputs[1].constant.is_some();
+                let one = TensorDesc::dense(b.dtype, &b.shape);
+                let matrix = (weights.k * weights.n) as isize;
+                let strided = |desc: &TensorDesc, unit: isize| {
+                    RowMap::new(batch_dims(desc, out).map(|(size, stride)| (size, stride / unit)))
+                        .ok_or_else(|| Reject::new("matrices of B at more than four strides"))
+                };
+                let matrices = strided(&one, matrix)?;
+                let offsets = strided(b, 1)?;
+                let mut batch: usize = out.shape[..out.rank() - 2].iter().product();
+                let mut units = left.rows;
+                let mut map = matrices;
+                if batch > 1 && matrices.stride() == Some(0) {
+                    (units, batch, map) = (units * batch, 1, RowMap::uniform(1, 0));
+                }
+                let source = Source::new(Kind::Rows { rows, step: left.col }, self.products, weights.k);
+                let finisher = Finisher::new(&op.epilogue, p.inputs, 2, out, p.isa)?;
+                let dynamic = (!constant).then_some(Dynamic { offsets, row: right.row, col: right.col });
+                if units < FEWEST_ROWS {
+                    return Err(Reject::new("too few rows for tiles"));
+                }
+                self.kernel(p, weights, source, finisher, 1, map, batch, units, dynamic)
+            }
+            Op::Conv(op) => {
+                let (x, w) = (&p.inputs[0].desc, &p.inputs[1].desc);
+                if p.inputs[1].constant.is_none() {
+                    return Err(Reject::new("weights that are not constant"));
+                }
+                let g = geometry(op, x, w, out)?;
+                let channels = w.shape[w.rank() - 2];
+                if op.groups > 1 && (channels < FEW_CHANNELS || weights.n < 8) {
+                    return Err(Reject::new("groups of few channels"));
+                }
+                let source = self.source(&g, channels);
+                let units = g.pixels() / source.unit;
+                let finisher = Finisher::new(&op.epilogue, p.inputs, 2, out, p.isa)?;
+                let map = RowMap::uniform(op.groups, 1);
+                self.kernel(p, weights, source, finisher, op.groups, map, 1, units, None)
+            }
+            _ => Err(Reject::new("neither a matrix product nor a convolution")),
+        }
+    }
+
+    fn source(&self, g: &Geometry, channels: usize) -> Source {
+        if channels < FEW_CHANNELS && g.taps() > 1 {
+            return Source::new(Kind::Windows(*g), self.products, channels);
+        }
+        if g.taps() == 1 && g.is_inside() {
+            let dims = (0..3).map(|d| (g.output[d], g.input_stride[d] * g.stride[d] as isize));
+            if let Some(rows) = RowMap::new(std::iter::once((g.batch, g.batch_stride)).chain(dims)) {
+                return Source::new(Kind::Rows { rows, step: 1 }, self.products, channels);
+            }
+        }
+        if channels < FEW_CHANNELS {
+            return Source::new(Kind::Windows(*g), self.products, channels);
+        }
+        Source::new(Kind::Image(*g), self.products, channels)
+    }
+
+    fn kernel(
+        &self,
+        p: &Problem<'_>,
+        weights: Weights,
+        source: Source,
+        finisher: Finisher<f32>,
+        groups: usize,
+        b: RowMap,
+        batch: usize,
+        units: usize,
+        dynamic: Option<Dynamic>,
+    ) -> Result<TileKernel<T>, Reject> {
+        let out_rows = dense_rows(&p.outputs[0])?;
+        let residual = finisher.residual_rows(out_rows);
+        let rows = (units * source.unit * batch * groups) as f64;
+        // Five times as fast as without tiles: tasks are that much larger.
+        let flops = 2.0 * rows * (weights.k * weights.taps * weights.n) as f64 / 4.0;
+        let tasks = tasks_for(flops, p.threads);
+        let panels = split::panels(weights.n);
+        let step = if source.unit == 1 { 2 * ROWS } else { 1 };
+        let grid = Grid::new(units, panels, step, tasks.div_ceil(batch * groups));
+        let isa = crate::Isa::best_within(Some(p.isa));
+        let sweep = TileSweep { source, products: self.products, n: weights.n, out: out_rows, residual, isa };
+        let scratch = finisher.scratch_bytes().next_multiple_of(64) + sweep.scratch_bytes();
+        let mut phases = SmallVec::new();
+        if dynamic.is_some() {
+            phases.push((batch * panels).min(2 * p.threads));
+        }
+        phases.push(batch * groups * grid.tasks());
+        Ok(TileKernel {
+            sweep,
+            finisher,
+            weights,
+            groups,
+            b,
+            batch,
+            units,
+            grid,
+            dynamic,
+            phases,
+            scratch,
+            marker: PhantomData,
+        })
+    }
+}
+
+impl<T: Tiles + 'static> Tactic for TileTactic<T> {
+    fn id(&self) -> &'static str {
+        self.id
+    }
+
+    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
+        let kernel = self.build(p)?;
+        let (w, source) = (&kernel.weights, &kernel.sweep.source);
+        let rows = (kernel.units * source.unit * kernel.batch * kernel.groups) as f64;
+        let k = (split::steps(w.k) * super::tile::STEP * w.taps) as f64;
+        let n = (split::panels(w.n) * super::tile::COLS) as f64;
+        let (speed, splitting) = match self.products {
+            Products::Three => (300.0, 0.12),
+            Products::One => (800.0, 0.08),
+        };
+        // The part of a tile's rows that is used.
+        let height = if source.unit == 1 {
+            (kernel.units as f64 / ROWS as f64).min(1.0)
+        } else {
+            source.unit as f64 / (source.unit.div_ceil(ROWS) * ROWS) as f64
+        };
+        let work = rows * k * n / (speed * (0.3 + 0.7 * height));
+        let bytes = (w.matrices * w.matrix_bytes(self.products)) as f64;
+        let traffic = bytes / 15.0;
+        let staged = rows * (w.k * if matches!(source.kind, Kind::Windows(_)) { 2 } else { 1 }) as f64;
+        let pack = if kernel.dynamic.is_some() { bytes } else { 0.0 };
+        let post = rows * w.n as f64 * (0.1 + kernel.finisher.cost_per_element());
+        let threads = p.threads.min(kernel.phases.iter().copied().max().unwrap_or(1)).max(1) as f64;
+        let cost_ns = 150.0 + (work.max(traffic) + staged * splitting + pack + post) / threads;
+        Ok(Fit { cost_ns })
+    }
+
+    fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
+        (input == 1 && p.inputs[1].constant.is_some()).then_some(self.packing)
+    }
+
+    fn packed_bytes(&self, p: &Problem<'_>, _input: usize) -> usize {
+        Weights::new(p).map_or(0, |w| w.matrices * w.matrix_bytes(self.products))
+    }
+
+    fn pack(&self, p: &Problem<'_>, input: usize, out: &mut [u8]) {
+        let (Ok(w), Some(tensor)) = (Weights::new(p), p.inputs[input].constant) else { return };
+        assert_eq!(out.len(), self.packed_bytes(p, input), "packed operand of another size");
+        let values = floats(tensor);
+        let (row, col, matrix) = match p.op {
+            Op::MatMul(op) => {
+                let desc = TensorDesc::dense(tensor.dtype(), tensor.shape());
+                let b = Operand2::new(&desc, op.trans_b);
+                (b.row as usize, b.col as usize, w.k * w.n)
+            }
+            // Groups stand side by side in each row.
+            _ => (w.matrices * w.n, 1, w.n),
+        };
+        let bytes = w.matrix_bytes(self.products);
+        let panel_bytes = bytes / split::panels(w.n).max(1);
+        for (i, out) in out.chunks_exact_mut(bytes).enumerate() {
+            for (panel, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
+                let at =
+                    |tap: usize, k: usize, j: usize| values[i * matrix + (tap * w.k + k) * row + j * col];
+                // SAFETY: the chunk has a panel's length.
+                unsafe { split::pack_panel(self.products, (w.taps, w.k, w.n), panel, at, out.as_mut_ptr()) };
+            }
+        }
+    }
+
+    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
+        match self.build(p) {
+            Ok(kernel) => Box::new(kernel),
+            Err(reject) => unreachable!("{}: prepared for a problem that it rejects: {reject}", self.id),
+        }
+    }
+}
+
+fn floats(tensor: &Tensor) -> &[f32] {
+    bytemuck::cast_slice(tensor.bytes())
+}
+
+impl<T: Tiles> TileKernel<T> {
+    /// Packs a share of all matrices of a second operand that is not constant.
+    ///
+    /// # Safety
+    /// See [`Kernel::run`].
+    unsafe fn pack_share(&self, dynamic: &Dynamic, task: usize, args: &Args<'_>) {
+        let (w, products) = (&self.weights, self.sweep.products);
+        let panels = split::panels(w.n);
+        let panel_bytes = w.matrix_bytes(products) / panels;
+        let (total, tasks) = (self.batch * panels, self.phases[0]);
+        for i in total * task / tasks..total * (task + 1) / tasks {
+            let (product, panel) = (i / panels, i % panels);
+            // SAFETY: B has a matrix there, and the workspace room for all of them.
+            unsafe {
+                let data = args.inputs[1].cast::<f32>().offset(dynamic.offsets.offset(product));
+                let at = |_: usize, k: usize, j: usize| {
+                    *data.offset(k as isize * dynamic.row + j as isize * dynamic.col)
+                };
+                let to = args.workspace.add(i * panel_bytes);
+                split::pack_panel(products, (1, w.k, w.n), panel, at, to);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// The tiles of the block at hand: kept, so that runs allocate nothing once they are warm.
+    static SEGMENTS: RefCell<Vec<Segment>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<T: Tiles> Kernel for TileKernel<T> {
+    fn phases(&self) -> &[usize] {
+        &self.phases
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        self.scratch
+    }
+
+    fn workspace_bytes(&self) -> usize {
+        if self.dynamic.is_some() { self.batch * self.weights.matrix_bytes(self.sweep.products) } else { 0 }
+    }
+
+    unsafe fn run(&self, phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
+        if let (Some(dynamic), 0) = (&self.dynamic, phase) {
+            // SAFETY: by the caller's contract.
+            unsafe { self.pack_share(dynamic, task, args) };
+            return Ok(());
+        }
+        let (index, part) = (task / self.grid.tasks(), task % self.grid.tasks());
+        let (product, group) = (index / self.groups, index % self.groups);
+        let (units, panels) = self.grid.task(part);
+        let units = product * self.units + units.start..product * self.units + units.end;
+        let bytes = self.weights.matrix_bytes(self.sweep.products);
+        // SAFETY: operands are as the problem said; the scratch has room for the epilogue and the sweep.
+        unsafe {
+            let b = match &self.dynamic {
+                Some(_) => args.workspace.add(product * bytes).cast_const(),
+                None => args.inputs[1].add(self.b.offset(product.max(group)) as usize * bytes),
+            };
+            let col = group * self.weights.n;
+            let channels = if self.groups > 1 { group * self.sweep.source.run } else { 0 };
+            let a = args.inputs[0].cast::<f32>().wrapping_add(channels);
+            let c = args.outputs[0].cast::<f32>().wrapping_add(col);
+            let room = args.scratch.add(self.finisher.scratch_bytes().next_multiple_of(64));
+            self.finisher.with(args, col, args.scratch, |finish| {
+                SEGMENTS.with_borrow_mut(|segments| {
+                    self.sweep.run::<T>(a, units, panels, b, c, finish, room, segments);
+                });
+            });
+        }
+        Ok(())
+    }
+
+    fn in_place(&self, input: usize) -> bool {
+        self.finisher.in_place(input)
+    }
+}
+
+/// The family's rows of the catalog.
+pub fn tactics() -> &'static [&'static dyn Tactic] {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        use super::tile::Amx;
+        static ROWS: [TileTactic<Amx>; 2] = [
+            TileTactic::new("tiles.bf16x3.amx", Products::Three, "tiles.bf16x3"),
+            TileTactic::new("tiles.bf16.amx", Products::One, "tiles.bf16"),
+        ];
+        static ALL: [&dyn Tactic; 2] = [&ROWS[0], &ROWS[1]];
+        &ALL
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    &[]
+}
