@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use engraft::engine::LayerTime;
+use engraft::kernels::Isa;
+use engraft::kernels::cpu::ceiling::Ceiling;
 use serde::Serialize;
 
 use crate::arguments::Bench;
@@ -32,6 +34,15 @@ struct Figures {
     percentiles: Vec<Percentile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     layers: Option<Vec<Layer>>,
+    /// What one thread of the machine can do at best, measured beside the layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ceiling: Option<Roof>,
+}
+
+#[derive(Serialize, Clone, Copy)]
+struct Roof {
+    flops_per_second: f64,
+    bytes_per_second: f64,
 }
 
 #[derive(Serialize)]
@@ -50,6 +61,8 @@ struct Layer {
     share: f64,
     flops: f64,
     bytes: f64,
+    /// Achieved arithmetic over the f32 ceiling.
+    of_ceiling: f64,
 }
 
 pub fn run(arguments: &Bench, output: Output) -> Result<(), CliError> {
@@ -66,10 +79,12 @@ pub fn run(arguments: &Bench, output: Output) -> Result<(), CliError> {
         execution.time()?;
     }
     let times = measure(&mut execution, arguments)?;
-    let layers = if arguments.profile { Some(profile(&mut execution)?) } else { None };
+    let mut layers = if arguments.profile { Some(profile(&mut execution)?) } else { None };
+    let ceiling = layers.as_mut().map(|layers| hold_against_ceiling(layers));
 
-    let figures =
+    let mut figures =
         Figures::of(loaded.seconds, first, execution.threads(), times, &arguments.percentiles, layers);
+    figures.ceiling = ceiling;
     output.print(&figures, || figures.text())
 }
 
@@ -111,6 +126,7 @@ fn profile(execution: &mut Execution) -> Result<Vec<Layer>, CliError> {
                 share: 0.0,
                 flops: layer.flops,
                 bytes: layer.bytes,
+                of_ceiling: 0.0,
             }
         })
         .collect();
@@ -119,6 +135,17 @@ fn profile(execution: &mut Execution) -> Result<Vec<Layer>, CliError> {
         layer.share = if total > 0.0 { layer.seconds / total } else { 0.0 };
     }
     Ok(layers)
+}
+
+/// Measures what the machine can do and gives every layer its share of that.
+fn hold_against_ceiling(layers: &mut [Layer]) -> Roof {
+    let ceiling = Ceiling::measure(Isa::best());
+    for layer in layers {
+        if layer.seconds > 0.0 {
+            layer.of_ceiling = layer.flops / layer.seconds / ceiling.flops_per_second;
+        }
+    }
+    Roof { flops_per_second: ceiling.flops_per_second, bytes_per_second: ceiling.bytes_per_second }
 }
 
 impl Figures {
@@ -140,6 +167,7 @@ impl Figures {
             preparation,
             first: first.as_secs_f64(),
             threads,
+            ceiling: None,
             runs: sorted.len(),
             mean: sorted.iter().sum::<f64>() / sorted.len() as f64,
             least: percentile(&sorted, 0.0),
@@ -176,6 +204,7 @@ impl Figures {
                 ("share", Align::Right),
                 ("GFLOP/s", Align::Right),
                 ("GB/s", Align::Right),
+                ("of ceiling", Align::Right),
             ]);
             let rate = |amount: f64, seconds: f64| {
                 if amount > 0.0 && seconds > 0.0 {
@@ -193,9 +222,27 @@ impl Figures {
                     format!("{:.1} %", layer.share * 100.0),
                     rate(layer.flops, layer.seconds),
                     rate(layer.bytes, layer.seconds),
+                    if layer.flops > 0.0 {
+                        format!("{:.0} %", layer.of_ceiling * 100.0)
+                    } else {
+                        String::new()
+                    },
                 ]);
             }
             text += &format!("\nlayers, on one thread:\n\n{table}");
+            if let Some(roof) = self.ceiling {
+                let flops: f64 = layers.iter().map(|layer| layer.flops).sum();
+                let busy: f64 = layers.iter().map(|layer| layer.seconds).sum();
+                let weighted: f64 = layers.iter().map(|layer| layer.flops * layer.of_ceiling).sum();
+                text += &format!(
+                    "\nceiling of one thread: {:.1} GFLOP/s of f32, {:.1} GB/s from memory; layers reach {:.0} % \
+                     of it weighted by operations, {:.0} % over all their time\n",
+                    roof.flops_per_second * 1e-9,
+                    roof.bytes_per_second * 1e-9,
+                    weighted / flops * 100.0,
+                    flops / busy / roof.flops_per_second * 100.0,
+                );
+            }
         }
         text
     }

@@ -154,7 +154,7 @@ pub enum Class {
 
 /// One way to compute an operator on the CPU.
 pub trait Tactic: Sync {
-    /// Stable name, part of plans and timing caches: `conv.f32.avx512.14x32`.
+    /// Stable name, part of plans and timing caches: `conv.f32.avx512.12x32`.
     fn id(&self) -> &'static str;
 
     /// To be raised when the tactic's results, packing or speed change.

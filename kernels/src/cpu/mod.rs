@@ -2,6 +2,7 @@
 
 pub mod amx;
 pub mod attention;
+pub mod ceiling;
 #[cfg(test)]
 pub(crate) mod check;
 pub mod conv;

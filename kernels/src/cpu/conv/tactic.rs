@@ -315,9 +315,9 @@ macro_rules! rows {
 pub fn tactics() -> &'static [&'static dyn Tactic] {
     #[cfg(target_arch = "x86_64")]
     static X86: &[&dyn Tactic] = rows! {
-        f32, "conv.f32.avx512.14x32", Avx512, F32_AVX512, "panels.f32", 55.0;
+        f32, "conv.f32.avx512.12x32", Avx512, F32_AVX512, "panels.f32", 55.0;
         f32, "conv.f32.avx2.6x16", Avx2, F32_AVX2, "panels.f32", 48.0;
-        f64, "conv.f64.avx512.14x16", Avx512, F64_AVX512, "panels.f64", 26.0;
+        f64, "conv.f64.avx512.12x16", Avx512, F64_AVX512, "panels.f64", 26.0;
         f64, "conv.f64.avx2.6x8", Avx2, F64_AVX2, "panels.f64", 23.0;
         i32, "conv.i32.avx512.6x32", Avx512, I32_AVX512, "panels.i32", 20.0;
         i32, "conv.i32.avx2.4x16", Avx2, I32_AVX2, "panels.i32", 15.0;

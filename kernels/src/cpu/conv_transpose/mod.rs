@@ -402,9 +402,9 @@ macro_rules! rows {
 pub fn tactics() -> &'static [&'static dyn Tactic] {
     #[cfg(target_arch = "x86_64")]
     static X86: &[&dyn Tactic] = rows! {
-        f32, "conv_transpose.f32.avx512.14x32", Avx512, F32_AVX512, "classes.f32", 52.0;
+        f32, "conv_transpose.f32.avx512.12x32", Avx512, F32_AVX512, "classes.f32", 52.0;
         f32, "conv_transpose.f32.avx2.6x16", Avx2, F32_AVX2, "classes.f32", 45.0;
-        f64, "conv_transpose.f64.avx512.14x16", Avx512, F64_AVX512, "classes.f64", 25.0;
+        f64, "conv_transpose.f64.avx512.12x16", Avx512, F64_AVX512, "classes.f64", 25.0;
         f64, "conv_transpose.f64.avx2.6x8", Avx2, F64_AVX2, "classes.f64", 22.0;
         i32, "conv_transpose.i32.avx512.6x32", Avx512, I32_AVX512, "classes.i32", 19.0;
         i32, "conv_transpose.i32.avx2.4x16", Avx2, I32_AVX2, "classes.i32", 14.0;

@@ -34,10 +34,9 @@ impl<E: Elem> Source<E> for Shifted<'_, E> {
     unsafe fn point(&self, _block: usize, row: usize, rows: usize, stage: *mut u8, table: *mut *const E) {
         let [d, h, w] = self.count;
         let zeros = stage.cast::<E>().cast_const();
+        let mut place = [row / (h * w) % d, row / w % h, row % w];
+        let mut image = self.base.wrapping_offset((row / (d * h * w)) as isize * self.batch_stride);
         for i in 0..rows {
-            let at = row + i;
-            let place = [at / (h * w) % d, at / w % h, at % w];
-            let image = self.base.wrapping_offset((at / (d * h * w)) as isize * self.batch_stride);
             for (tap, shift) in self.shifts.iter().enumerate() {
                 let mut offset = 0isize;
                 let mut inside = true;
@@ -49,6 +48,17 @@ impl<E: Elem> Source<E> for Shifted<'_, E> {
                 let p = if inside { image.wrapping_offset(offset) } else { zeros };
                 // SAFETY: the table holds `taps * rows` pointers.
                 unsafe { table.add(tap * rows + i).write(p) };
+            }
+            place[2] += 1;
+            for axis in [2, 1] {
+                if place[axis] == self.count[axis] {
+                    place[axis] = 0;
+                    place[axis - 1] += 1;
+                }
+            }
+            if place[0] == d {
+                place[0] = 0;
+                image = image.wrapping_offset(self.batch_stride);
             }
         }
     }

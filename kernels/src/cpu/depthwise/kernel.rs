@@ -1,8 +1,8 @@
-//! The depthwise kernels: a few output pixels at a constant distance, one vector of channels, any list of taps.
+//! The depthwise kernels: a few output pixels at a constant distance, any number of channels, any list of taps.
 
 use crate::cpu::gemm::lanes::{Elem, Lanes};
 
-/// One call of a kernel: `T` output pixels (its own constant), `channels <= N` channels.
+/// One call of a kernel: `T` output pixels (its own constant) of `channels` channels.
 #[derive(Clone, Copy, Debug)]
 pub struct Strip<'a, E> {
     /// For each tap, its distance from `x` and from `w`.
@@ -32,44 +32,92 @@ pub type Kernel<E> = unsafe fn(&Strip<'_, E>);
 pub struct Strips<E: 'static> {
     /// Channels of one vector.
     pub lanes: usize,
-    /// `of[t - 1]` computes t pixels of a full vector of channels.
+    /// `of[t - 1]` computes t pixels.
     pub of: &'static [Kernel<E>],
-    /// The same for fewer channels.
-    pub part: &'static [Kernel<E>],
 }
 
-/// The body of every kernel.
+/// Accumulators that hide the latency of a multiply-add behind one another.
+const ACCUMULATORS: usize = 8;
+
+/// `T` pixels of `NV` vectors of channels from channel `at` on, the last `n` of them where `PART`.
 ///
 /// # Safety
 /// See [`Kernel`].
 #[inline(always)]
-unsafe fn body<V: Lanes, const T: usize, const PART: bool>(s: &Strip<'_, V::E>) {
+unsafe fn block<V: Lanes, const T: usize, const NV: usize, const PART: bool>(
+    s: &Strip<'_, V::E>,
+    at: usize,
+    n: usize,
+) {
     // SAFETY: by the caller's contract.
     unsafe {
-        let load = |p: *const V::E| if PART { V::load_n(p, s.channels) } else { V::load(p) };
-        let start = if s.bias.is_null() { V::splat(V::E::ZERO) } else { load(s.bias) };
-        let mut acc = [start; T];
+        let load = |p: *const V::E| if PART { V::load_n(p, n) } else { V::load(p) };
+        // Plain index loops throughout: an iterator over the accumulators would put them on the stack.
+        let mut acc = [[V::splat(V::E::ZERO); NV]; T];
+        if !s.bias.is_null() {
+            for v in 0..NV {
+                let bias = load(s.bias.add(at + v * V::N));
+                for t in 0..T {
+                    acc[t][v] = bias;
+                }
+            }
+        }
+        let (x0, w0) = (s.x.wrapping_add(at), s.w.wrapping_add(at));
         for &(x, w) in s.taps {
-            let w = load(s.w.offset(w));
-            let x = s.x.offset(x);
-            for (t, acc) in acc.iter_mut().enumerate() {
-                *acc = acc.fma(load(x.wrapping_offset(t as isize * s.x_step)), w);
+            let (x, w) = (x0.wrapping_offset(x), w0.wrapping_offset(w));
+            for v in 0..NV {
+                let w = load(w.add(v * V::N));
+                for t in 0..T {
+                    let x = load(x.wrapping_offset(t as isize * s.x_step).add(v * V::N));
+                    acc[t][v] = acc[t][v].fma(x, w);
+                }
             }
         }
         if !s.residual.is_null() {
-            for (t, acc) in acc.iter_mut().enumerate() {
-                *acc = acc.add(load(s.residual.wrapping_offset(t as isize * s.residual_step)));
+            let from = s.residual.wrapping_add(at);
+            for t in 0..T {
+                for v in 0..NV {
+                    let p = from.wrapping_offset(t as isize * s.residual_step);
+                    acc[t][v] = acc[t][v].add(load(p.add(v * V::N)));
+                }
             }
         }
         if let Some((low, high)) = s.clip {
             let (low, high) = (V::splat(low), V::splat(high));
-            for acc in &mut acc {
-                *acc = acc.at_least(low).at_most(high);
+            for t in 0..T {
+                for v in 0..NV {
+                    acc[t][v] = acc[t][v].at_least(low).at_most(high);
+                }
             }
         }
-        for (t, acc) in acc.iter().enumerate() {
-            let p = s.c.wrapping_offset(t as isize * s.c_step);
-            if PART { acc.store_n(p, s.channels) } else { acc.store(p) }
+        for t in 0..T {
+            for v in 0..NV {
+                let p = s.c.wrapping_add(at).wrapping_offset(t as isize * s.c_step).add(v * V::N);
+                if PART { acc[t][v].store_n(p, n) } else { acc[t][v].store(p) }
+            }
+        }
+    }
+}
+
+/// The body of every kernel: `NV` vectors at a time as long as there are as many, then one by one.
+///
+/// # Safety
+/// See [`Kernel`].
+#[inline(always)]
+unsafe fn body<V: Lanes, const T: usize, const NV: usize>(s: &Strip<'_, V::E>) {
+    let mut at = 0;
+    // SAFETY: by the caller's contract; blocks stay inside the channels.
+    unsafe {
+        while NV > 1 && at + NV * V::N <= s.channels {
+            block::<V, T, NV, false>(s, at, V::N);
+            at += NV * V::N;
+        }
+        while at + V::N <= s.channels {
+            block::<V, T, 1, false>(s, at, V::N);
+            at += V::N;
+        }
+        if at < s.channels {
+            block::<V, T, 1, true>(s, at, s.channels - at);
         }
     }
 }
@@ -77,14 +125,13 @@ unsafe fn body<V: Lanes, const T: usize, const PART: bool>(s: &Strip<'_, V::E>) 
 macro_rules! strips {
     ($name:ident, $kernel:ident, $lanes:ty, [$($feature:literal),*], [$($t:literal),*]) => {
         $(#[target_feature(enable = $feature)])*
-        unsafe fn $kernel<const T: usize, const PART: bool>(s: &Strip<'_, <$lanes as Lanes>::E>) {
+        unsafe fn $kernel<const T: usize, const NV: usize>(s: &Strip<'_, <$lanes as Lanes>::E>) {
             // SAFETY: the caller vouches for the instruction set and the strip.
-            unsafe { body::<$lanes, T, PART>(s) }
+            unsafe { body::<$lanes, T, NV>(s) }
         }
         pub static $name: Strips<<$lanes as Lanes>::E> = Strips {
             lanes: <$lanes as Lanes>::N,
-            of: &[$($kernel::<$t, false>),*],
-            part: &[$($kernel::<$t, true>),*],
+            of: &[$($kernel::<$t, { if $t < ACCUMULATORS { ACCUMULATORS / $t } else { 1 } }>),*],
         };
     };
 }

@@ -209,37 +209,57 @@ impl<E: Number> DepthwiseKernel<E> {
             residual: finish.residual,
             residual_step: 0,
             clip: finish.clip,
-            channels: self.strips.lanes,
+            channels: channels.len(),
         };
         if !finish.residual.is_null() {
             strip.residual = finish.residual.wrapping_offset(self.residual.offset(pixel));
             strip.residual_step = step(&self.residual);
         }
-        let most = self.strips.of.len();
-        let pieces = count.div_ceil(most);
-        let mut c = channels.start;
-        while c < channels.end {
-            let lanes = self.strips.lanes.min(channels.end - c);
-            let table = if lanes == self.strips.lanes { self.strips.of } else { self.strips.part };
-            for piece in 0..pieces {
-                let (from, to) = (count * piece / pieces, count * (piece + 1) / pieces);
-                let skip = from as isize;
-                let shift = |p: *const E, step: isize| {
-                    if p.is_null() { p } else { p.wrapping_offset(skip * step).wrapping_add(c) }
-                };
-                let part = Strip {
-                    x: shift(strip.x, strip.x_step),
-                    w: strip.w.wrapping_add(c),
-                    c: strip.c.wrapping_offset(skip * strip.c_step).wrapping_add(c),
-                    bias: shift(strip.bias, 0),
-                    residual: shift(strip.residual, strip.residual_step),
-                    channels: lanes,
-                    ..strip
-                };
-                // SAFETY: the taps of these outputs are inside the input; the instruction set was checked by `build`.
-                unsafe { table[to - from - 1](&part) };
+        let pieces = count.div_ceil(self.strips.of.len());
+        for piece in 0..pieces {
+            let (from, to) = (count * piece / pieces, count * (piece + 1) / pieces);
+            let skip = from as isize;
+            let shift = |p: *const E, step: isize| {
+                if p.is_null() { p } else { p.wrapping_offset(skip * step).wrapping_add(channels.start) }
+            };
+            let part = Strip {
+                x: shift(strip.x, strip.x_step),
+                w: strip.w.wrapping_add(channels.start),
+                c: strip.c.wrapping_offset(skip * strip.c_step).wrapping_add(channels.start),
+                bias: shift(strip.bias, 0),
+                residual: shift(strip.residual, strip.residual_step),
+                ..strip
+            };
+            // SAFETY: the taps of these outputs are inside the input; the instruction set was checked by `build`.
+            unsafe { self.strips.of[to - from - 1](&part) };
+        }
+    }
+
+    /// Applies what the registers did not do to the finished row `row`.
+    ///
+    /// # Safety
+    /// See [`Kernel::run`]; the row's values of these channels are complete.
+    unsafe fn finish_row(
+        &self,
+        row: usize,
+        channels: &Range<usize>,
+        args: &Args<'_>,
+        finish: &Finish<'_, E>,
+    ) {
+        let Some(post) = finish.post else { return };
+        let base = args.outputs[0].cast::<E>().cast_const();
+        let mut pointers = [std::ptr::null::<E>(); 64];
+        let width = self.geometry.output[2];
+        let (mut pixel, end) = (row * width, (row + 1) * width);
+        while pixel < end {
+            let n = (end - pixel).min(64);
+            // SAFETY: the pixels exist; the row is this task's own.
+            unsafe {
+                self.out.point(base, pixel, n, pointers.as_mut_ptr());
+                let rows = std::slice::from_raw_parts(pointers.as_ptr().cast::<*mut E>(), n);
+                post.apply(rows, pixel, channels.start, channels.len());
             }
-            c += lanes;
+            pixel += n;
         }
     }
 }
@@ -279,25 +299,14 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
                             let taps = self.taps(z, y, x, room);
                             self.strip((row, x, run, true), taps, &channels, args, finish);
                         }
-                        if !xs.is_empty() {
-                            let taps = self.taps(z, y, xs.start, room);
-                            for r in row..row + run {
+                        let taps = self.taps(z, y, xs.start, room);
+                        for r in row..row + run {
+                            if !xs.is_empty() {
                                 self.strip((r, xs.start, xs.len(), false), taps, &channels, args, finish);
                             }
+                            self.finish_row(r, &channels, args, finish);
                         }
                         row += run;
-                    }
-                }
-                if let Some(post) = finish.post {
-                    let base = args.outputs[0].cast::<E>().cast_const();
-                    let mut pointers = [std::ptr::null::<E>(); 64];
-                    let (mut pixel, end) = (first * width, last * width);
-                    while pixel < end {
-                        let n = (end - pixel).min(64);
-                        self.out.point(base, pixel, n, pointers.as_mut_ptr());
-                        let rows = std::slice::from_raw_parts(pointers.as_ptr().cast::<*mut E>(), n);
-                        post.apply(rows, pixel, all.start, all.len());
-                        pixel += n;
                     }
                 }
             });

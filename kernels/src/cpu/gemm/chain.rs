@@ -152,6 +152,9 @@ impl<E> Task for Block<'_, E> {
             }
             return;
         }
+        if self.extras.is_empty() {
+            return self.map(s, Steps(self.steps));
+        }
         let mut rows: SmallVec<[*const f32; 4]> = SmallVec::from_elem(std::ptr::null(), self.extras.len());
         for i in 0..self.c.len() {
             for ((p, extra), base) in rows.iter_mut().zip(self.extras).zip(self.bases) {
@@ -198,8 +201,6 @@ impl<E> Block<'_, E> {
         let mut extra = 0;
         for step in self.steps {
             v = match *step {
-                Step::Unary(op) => unary(s, op, v),
-                Step::Literal { op, value, reversed } => binary(s, op, v, s.splat(value as f32), reversed),
                 Step::Extra { op, reversed, .. } => {
                     let (p, col) = (rows[extra], self.extras[extra].col);
                     extra += 1;
@@ -207,13 +208,18 @@ impl<E> Block<'_, E> {
                     let w = unsafe { if col == 0 { s.splat(*p) } else { load(s, p.wrapping_add(at), n) } };
                     binary(s, op, v, w, reversed)
                 }
+                ref alone => alone.of(s, v),
             };
         }
         v
     }
 
+    /// A function of the value alone.
     #[inline(always)]
     fn map<S: Simd>(&self, s: S, f: impl Function) {
+        if 2 * self.cols <= S::LANES {
+            return self.map_narrow(s, f);
+        }
         for c in self.c {
             let c = c.cast::<f32>().wrapping_add(self.col);
             let mut at = 0;
@@ -226,6 +232,43 @@ impl<E> Block<'_, E> {
                 if at < self.cols {
                     let n = self.cols - at;
                     s.store_n(c.add(at), n, f.of(s, s.load_n(c.add(at), n)));
+                }
+            }
+        }
+    }
+}
+
+/// Values that narrow rows are gathered to.
+const GATHERED: usize = 128;
+
+impl<E> Block<'_, E> {
+    /// [`Block::map`] for rows that would leave most of a vector empty: the values of many rows are gathered first.
+    #[inline(always)]
+    fn map_narrow<S: Simd>(&self, s: S, f: impl Function) {
+        let mut values = [0f32; GATHERED];
+        for rows in self.c.chunks((GATHERED / self.cols.max(1)).max(1)) {
+            // SAFETY: rows are writable in the block's columns; a chunk's values fit the buffer, whose length is a
+            // multiple of every vector's.
+            unsafe {
+                let mut n = 0;
+                for c in rows {
+                    let c = c.cast::<f32>().wrapping_add(self.col);
+                    for j in 0..self.cols {
+                        values[n] = *c.wrapping_add(j);
+                        n += 1;
+                    }
+                }
+                for at in (0..n).step_by(S::LANES) {
+                    let p = values.as_mut_ptr().add(at);
+                    s.store(p, f.of(s, s.load(p)));
+                }
+                n = 0;
+                for c in rows {
+                    let c = c.cast::<f32>().wrapping_add(self.col);
+                    for j in 0..self.cols {
+                        *c.wrapping_add(j) = values[n];
+                        n += 1;
+                    }
                 }
             }
         }
@@ -250,6 +293,33 @@ macro_rules! functions {
     )*};
 }
 functions! { Silu, Sigmoid, HardSwish, Gelu, GeluTanh, Tanh }
+
+impl Step {
+    /// The step on one vector; the value itself where it needs an operand.
+    #[inline(always)]
+    fn of<S: Simd>(&self, s: S, v: S::F) -> S::F {
+        match *self {
+            Step::Unary(op) => unary(s, op, v),
+            Step::Literal { op, value, reversed } => binary(s, op, v, s.splat(value as f32), reversed),
+            Step::Extra { .. } => v,
+        }
+    }
+}
+
+/// Steps without operands, one after another.
+#[derive(Clone, Copy)]
+struct Steps<'a>(&'a [Step]);
+
+impl Function for Steps<'_> {
+    #[inline(always)]
+    fn of<S: Simd>(self, s: S, x: S::F) -> S::F {
+        let mut v = x;
+        for step in self.0 {
+            v = step.of(s, v);
+        }
+        v
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Any(UnaryOp);

@@ -1,4 +1,4 @@
-//! The micro-kernels: up to 14 rows of A, given by pointers, times one packed panel of B.
+//! The micro-kernels: up to 12 rows of A, given by pointers, times one packed panel of B.
 //!
 //! Rows come from a pointer table, one pointer per (tap, row), so that the same kernel serves a matrix with any row
 //! stride (one tap), a convolution (a tap per kernel position, border rows pointing at zeros) and copied operands.
@@ -246,7 +246,7 @@ mod x86 {
     use crate::cpu::gemm::lanes::Array;
     use std::arch::x86_64::*;
 
-    macro_rules! rows14 {
+    macro_rules! rows12 {
         ($name:ident, $kernel:ident, $lanes:ty) => {
             micro!(
                 $name,
@@ -267,15 +267,13 @@ mod x86 {
                     (9, 2, 1),
                     (10, 2, 1),
                     (11, 2, 1),
-                    (12, 2, 1),
-                    (13, 1, 1),
-                    (14, 1, 1)
+                    (12, 2, 1)
                 ]
             );
         };
     }
-    rows14!(F32_AVX512, f32_avx512, __m512);
-    rows14!(F64_AVX512, f64_avx512, __m512d);
+    rows12!(F32_AVX512, f32_avx512, __m512);
+    rows12!(F64_AVX512, f64_avx512, __m512d);
 
     macro_rules! rows6 {
         ($name:ident, $kernel:ident, $lanes:ty) => {

@@ -153,6 +153,8 @@ pub trait Post<E> {
 const PRODUCTS: usize = 768;
 /// Bytes of A that one block of rows may read.
 const BLOCK_BYTES: usize = 512 << 10;
+/// Bytes of finished values that wait for what registers cannot do, in L1.
+const POST_BYTES: usize = 12 << 10;
 /// Pointers of A's table that one block of rows may hold.
 const BLOCK_POINTERS: usize = 4096;
 
@@ -238,10 +240,16 @@ impl<E: Elem> Sweep<E> {
             let c_rows = table.add(self.block * self.taps);
             let r_rows = c_rows.add(self.block);
             let stage = scratch.add(self.table_bytes());
+            let height = self.micro.rows();
+            let block = match finish.post {
+                Some(_) => (POST_BYTES / (E::PANEL * size_of::<E>()) / height).max(1) * height,
+                None => self.block,
+            }
+            .min(self.block);
             let mut row = rows.start;
             while row < rows.end {
                 let left = rows.end - row;
-                let want = left.div_ceil(left.div_ceil(self.block));
+                let want = left.div_ceil(left.div_ceil(block));
                 let count = source.fit(row, want).clamp(1, want);
                 self.out.point(c, row, count, c_rows);
                 if !finish.residual.is_null() {

@@ -135,8 +135,10 @@ pub fn log1p<S: Simd>(s: S, x: S::F) -> S::F {
 #[inline(always)]
 pub fn sigmoid<S: Simd>(s: S, x: S::F) -> S::F {
     let one = s.splat(1.0);
-    let t = exp(s, s.neg(s.abs(x)));
-    s.div(s.select(s.lt(x, s.zero()), t, one), s.add(one, t))
+    // The operand order lets NaN through.
+    let (n, r) = reduce(s, s.max(s.splat(-105.0), s.neg(s.abs(x))));
+    let t = s.scale(exp_reduced(s, r), n);
+    s.mul(s.select(s.lt(x, s.zero()), t, one), s.recip(s.add(one, t)))
 }
 
 /// `log(1 + e^x)` to 3 ulp.

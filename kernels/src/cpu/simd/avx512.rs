@@ -179,6 +179,13 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn recip(self, x: Self::F) -> Self::F {
+        // A division takes 16 cycles, this four: an estimate to 14 bits and one step of Newton's method.
+        // SAFETY: the token proves that the CPU has the instructions.
+        let estimate = unsafe { _mm512_rcp14_ps(x) };
+        self.fma(estimate, self.fnma(x, estimate, self.splat(1.0)), estimate)
+    }
+    #[inline(always)]
     fn and_m(self, a: Self::M, b: Self::M) -> Self::M {
         a & b
     }

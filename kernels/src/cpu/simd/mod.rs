@@ -119,6 +119,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `1 / x` to 1 ulp for `x` in [2^-100, 2^100]; NaN stays NaN, other results are unspecified.
+    #[inline(always)]
+    fn recip(self, x: Self::F) -> Self::F {
+        self.div(self.splat(1.0), x)
+    }
     /// `a * b + c`, rounded once where [`Simd::FUSED`].
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once where [`Simd::FUSED`].
