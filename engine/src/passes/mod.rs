@@ -15,6 +15,7 @@ mod open;
 mod padding;
 mod patterns;
 mod region;
+mod subpixel;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -107,6 +108,7 @@ pub fn optimize(net: &mut Network, options: &PassOptions) -> Result<Report, Pass
     p.once("norm affine", patterns::absorb_affine)?;
     p.once("region", region::run)?;
     p.once("epilogue", epilogue::run)?;
+    p.once("sub-pixels", subpixel::run)?;
     if p.once("horizontal", horizontal::run)? > 0 {
         p.once("movement", movement::run)?;
         p.once("cse", cse::run)?;

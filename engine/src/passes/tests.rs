@@ -2,6 +2,7 @@
 
 mod layouts;
 mod spellings;
+mod subpixels;
 
 use super::{PassOptions, optimize};
 use engraft_kernels::Isa;

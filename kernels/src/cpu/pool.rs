@@ -12,7 +12,7 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
     &[&PoolTactic]
 }
 
-/// One output pixel at a time, several vectors of channels in registers while the window passes.
+/// One window at a time, several vectors of channels in registers while the window passes.
 #[derive(Debug)]
 pub struct PoolTactic;
 
@@ -46,6 +46,17 @@ impl Axis {
         let room = self.input as isize - start;
         let last = if room <= 0 { 0 } else { (room as usize).div_ceil(self.dilation).min(self.kernel) };
         (first.min(last), last)
+    }
+
+    /// Output positions whose taps all lie inside the input.
+    fn inside(&self) -> (usize, usize) {
+        let first = self.begin.div_ceil(self.stride).min(self.output);
+        let span = (self.kernel - 1) * self.dilation + 1;
+        let last = match (self.input + self.begin).checked_sub(span) {
+            Some(room) => (room / self.stride + 1).min(self.output),
+            None => 0,
+        };
+        (first, last.max(first))
     }
 
     /// Taps that lie inside the input or its explicit padding.
@@ -191,6 +202,10 @@ impl<T: Storage> Task for Run<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let Run { shape, x, y, first, last } = self;
         let [a, b, c] = shape.axes;
+        // Neighbouring windows that move by one pixel, where pixels follow one another, are one window of more channels.
+        let pixel = shape.channels as isize;
+        let joins = c.stride == 1 && c.from == pixel && c.to == pixel;
+        let (start, end) = if joins { c.inside() } else { (0, 0) };
         for unit in first..last {
             let (rest, j) = (unit / b.output, unit % b.output);
             let (n, i) = (rest / a.output, rest % a.output);
@@ -200,7 +215,10 @@ impl<T: Storage> Task for Run<'_, T> {
             let row_x = x.wrapping_offset(n as isize * shape.batch_from + at(&a, i) + at(&b, j));
             let row_y =
                 y.wrapping_offset(n as isize * shape.batch_to + i as isize * a.to + j as isize * b.to);
-            for k in 0..c.output {
+            let mut k = 0;
+            while k < c.output {
+                let joined = if k == start && end > start { end - start } else { 1 };
+                let channels = joined * shape.channels;
                 let tk = c.taps(k);
                 let window = Window {
                     x: row_x.wrapping_offset(at(&c, k)),
@@ -217,21 +235,25 @@ impl<T: Storage> Task for Run<'_, T> {
                     _ => (ti.1 - ti.0) * (tj.1 - tj.0) * (tk.1 - tk.0),
                 };
                 let mut ch = 0;
-                while ch < shape.channels {
-                    let left = shape.channels - ch;
+                while ch < channels {
+                    let left = channels - ch;
                     // SAFETY: taps lie inside the input, output positions inside the output, channels below their number.
                     unsafe {
                         let (w, out) = (window.channel(ch), out.add(ch));
                         if left >= VECTORS * S::LANES {
-                            pixel::<S, T, VECTORS>(s, shape.kind, w, out, S::LANES, divisor);
+                            pixel_of::<S, T, VECTORS>(s, shape.kind, w, out, S::LANES, divisor);
                             ch += VECTORS * S::LANES;
+                        } else if left >= 2 * S::LANES {
+                            pixel_of::<S, T, 2>(s, shape.kind, w, out, S::LANES, divisor);
+                            ch += 2 * S::LANES;
                         } else {
                             let m = left.min(S::LANES);
-                            pixel::<S, T, 1>(s, shape.kind, w, out, m, divisor);
+                            pixel_of::<S, T, 1>(s, shape.kind, w, out, m, divisor);
                             ch += m;
                         }
                     }
                 }
+                k += joined;
             }
         }
     }
@@ -265,12 +287,12 @@ impl<T> Window<T> {
     }
 }
 
-/// `V` vectors of channels of one output pixel; only the last vector may be partial (`m` lanes).
+/// `V` vectors of channels of one window; only the last vector may be partial (`m` lanes).
 ///
 /// # Safety
 /// Every tap of the window and the result are accessible for the channels.
 #[inline(always)]
-unsafe fn pixel<S: Simd, T: Storage, const V: usize>(
+unsafe fn pixel_of<S: Simd, T: Storage, const V: usize>(
     s: S,
     kind: PoolKind,
     window: Window<T>,
@@ -284,8 +306,8 @@ unsafe fn pixel<S: Simd, T: Storage, const V: usize>(
             PoolKind::Max => {
                 let mut acc = [s.splat(f32::NEG_INFINITY); V];
                 window.for_each(|p| {
-                    for (v, a) in acc.iter_mut().enumerate() {
-                        *a = s.max_nan(T::load(s, p.add(v * S::LANES), m), *a);
+                    for v in 0..V {
+                        acc[v] = s.max_nan(T::load(s, p.add(v * S::LANES), m), acc[v]);
                     }
                 });
                 for (v, a) in acc.into_iter().enumerate() {
@@ -295,8 +317,8 @@ unsafe fn pixel<S: Simd, T: Storage, const V: usize>(
             PoolKind::Average { .. } => {
                 let mut acc = [s.zero(); V];
                 window.for_each(|p| {
-                    for (v, a) in acc.iter_mut().enumerate() {
-                        *a = s.add(*a, T::load(s, p.add(v * S::LANES), m));
+                    for v in 0..V {
+                        acc[v] = s.add(acc[v], T::load(s, p.add(v * S::LANES), m));
                     }
                 });
                 let d = s.splat(divisor as f32);

@@ -10,7 +10,7 @@ pub fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     // Beyond 10 the result rounds to 1; the operand order lets NaN through.
     let double = s.min(s.splat(20.0), s.add(magnitude, magnitude));
     let t = expm1_moderate(s, double);
-    s.copysign(s.mul(t, s.recip(s.add(t, s.splat(2.0)))), x)
+    s.copysign(s.div(t, s.add(t, s.splat(2.0))), x)
 }
 
 /// Hyperbolic sine to 3 ulp, 5 where |x| > 80.
