@@ -147,7 +147,8 @@ impl Options {
         let malformed = |expected| OptionError::Malformed { key, value: value.to_owned(), expected };
         match key {
             "precision" => {
-                self.precision = Precision::from_name(value).ok_or_else(|| malformed("fp32, tf32 or bf16"))?;
+                self.precision =
+                    Precision::from_name(value).ok_or_else(|| malformed("fp32, tf32 or bf16"))?;
             }
             "min_subgraph_size" => {
                 let size = value.parse().ok().filter(|n| *n >= 1);

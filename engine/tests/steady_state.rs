@@ -2,7 +2,7 @@
 
 use engraft_engine::pool::Pool;
 use engraft_engine::{Builder, BuilderConfig, Engine, OutputAllocator, TensorRef};
-use engraft_kernels::{Isa, Serial, Workers};
+use engraft_kernels::{Serial, Workers};
 use engraft_network::{BinaryOp, DType, Dim, Network, SymbolSource, Tensor, TensorType, ops};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -141,7 +141,7 @@ fn runs_allocate_nothing() {
     let pool = Pool::new(2);
     for workers in [&Serial as &dyn Workers, &pool] {
         let threads = workers.threads();
-        let config = BuilderConfig { isa: Isa::best(), threads, optimization_level: 0, profiles: Vec::new() };
+        let config = BuilderConfig { threads, optimization_level: 0, ..BuilderConfig::default() };
         let engine: Arc<Engine> = Builder::new(&config).build_engine(network()).unwrap();
         assert_eq!(allocations_of(&engine, workers, &[5, 64, 33]), 0, "on {threads} threads");
     }

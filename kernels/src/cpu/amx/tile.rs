@@ -410,7 +410,7 @@ impl Tiles for Model {
     }
 
     unsafe fn store(&mut self, to: *mut f32) {
-        assert!(to.is_aligned_to_64());
+        assert!((to as usize).is_multiple_of(64));
         for group in 0..2 {
             for i in 0..self.rows[group] {
                 // SAFETY: by the caller's contract.
@@ -420,17 +420,5 @@ impl Tiles for Model {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-trait Aligned {
-    fn is_aligned_to_64(self) -> bool;
-}
-
-#[cfg(test)]
-impl Aligned for *mut f32 {
-    fn is_aligned_to_64(self) -> bool {
-        (self as usize).is_multiple_of(64)
     }
 }
