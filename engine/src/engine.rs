@@ -65,6 +65,8 @@ pub struct Engine {
     inputs: Vec<Binding>,
     outputs: Vec<Binding>,
     fusion: Vec<String>,
+    /// Indices of the symbols whose values a run finds out.
+    told_by_data: Vec<usize>,
     table: ArcSwap<Vec<Arc<Entry>>>,
     clock: AtomicU64,
     contexts: [AtomicPtr<Context>; CONTEXTS],
@@ -109,6 +111,10 @@ impl Engine {
     pub fn load_for(container: Container, isa: Isa) -> Result<Arc<Engine>, PlanError> {
         let (program, fusion) = plan::read(&container, isa)?;
         let network = &program.network;
+        let data = |s: &engraft_network::Symbol| {
+            matches!(s.source, SymbolSource::Data { .. } | SymbolSource::DataElement { .. })
+        };
+        let told_by_data = (0..network.symbols().len()).filter(|i| data(&network.symbols()[*i])).collect();
         let bind = |v: &ValueId, name: &str| Binding { name: name.to_owned(), ty: network.ty(*v).clone() };
         let inputs = network.inputs().iter().map(|v| bind(v, &network.value(*v).name)).collect();
         let outputs = network.outputs().iter().enumerate();
@@ -118,6 +124,7 @@ impl Engine {
             inputs,
             outputs,
             fusion,
+            told_by_data,
             table: ArcSwap::from_pointee(Vec::new()),
             clock: AtomicU64::new(1),
             contexts: [const { AtomicPtr::new(std::ptr::null_mut()) }; CONTEXTS],
@@ -264,6 +271,10 @@ impl Engine {
                 &mut c.env,
             )
             .map_err(|e| self.bind_error(e))?;
+        // What data tells of this run is not known yet; what it told of the last one must not select a specialization.
+        for symbol in &self.told_by_data {
+            c.env[*symbol] = 0;
+        }
         for (e, t) in c.externals.iter_mut().zip(inputs) {
             *e = t.data.cast_mut();
         }
@@ -325,18 +336,48 @@ impl Engine {
             }
         }
         for (symbol, v, index) in &stage.elements {
-            let t = self
-                .materialize(*v, c, inputs)
+            c.env[symbol.0 as usize] = self
+                .element_of(*v, *index as usize, c, inputs)
                 .map_err(|reason| RunError::Shape { node: net.value(*v).name.clone(), reason })?;
-            if *index as usize >= t.count() {
-                return Err(RunError::Shape {
-                    node: net.value(*v).name.clone(),
-                    reason: format!("a shape wants element {index} of {}", t.count()),
-                });
-            }
-            c.env[symbol.0 as usize] = t.get_i64(*index as usize);
         }
         Ok(())
+    }
+
+    /// One element of a value that crosses stages, which a shape depends on.
+    fn element_of(
+        &self,
+        v: ValueId,
+        index: usize,
+        c: &Context,
+        inputs: &[TensorRef<'_>],
+    ) -> Result<i64, String> {
+        let ty = self.program.network.ty(v);
+        let count = ty.shape.iter().map(|d| d.eval(&c.env)).fold(1, i64::wrapping_mul);
+        if index as i64 >= count {
+            return Err(format!("a shape wants element {index} of {count}"));
+        }
+        if let Some(t) = self.program.network.constant(v) {
+            return Ok(t.get_i64(index));
+        }
+        let data = self.crossed(v, ty.dtype.bytes(index + 1), c, inputs)?;
+        // SAFETY: an input holds as many elements as its shape says; a buffer's length was checked.
+        Ok(unsafe { element(ty.dtype, data, index) })
+    }
+
+    /// Where a value that crosses stages lies: an input, or a buffer of at least `bytes` bytes.
+    fn crossed(
+        &self,
+        v: ValueId,
+        bytes: usize,
+        c: &Context,
+        inputs: &[TensorRef<'_>],
+    ) -> Result<*const u8, String> {
+        match (self.program.network.value(v).def, self.program.crossing[v.index()]) {
+            (Def::Input(k), _) => Ok(inputs[k as usize].data),
+            (_, Some(k)) if c.crossings[k as usize].len() >= bytes => Ok(c.crossings[k as usize].as_ptr()),
+            (_, Some(_)) => Err("its buffer is too small".to_owned()),
+            _ => Err("it is not kept across stages".to_owned()),
+        }
     }
 
     /// A copy of a value that crosses stages, as a tensor.
@@ -348,18 +389,10 @@ impl Engine {
         }
         let shape = engraft_network::ops::eval_shape(&ty.shape, &c.env).map_err(|e| e.to_string())?;
         let bytes = ty.dtype.bytes(shape.iter().product());
-        let (ptr, available): (*const u8, usize) = match (net.value(v).def, self.program.crossing[v.index()])
-        {
-            (Def::Input(k), _) => (inputs[k as usize].data, bytes),
-            (_, Some(k)) => (c.crossings[k as usize].as_ptr(), c.crossings[k as usize].len()),
-            _ => return Err("it is not kept across stages".to_owned()),
-        };
         if bytes == 0 {
             return Tensor::zeros(ty.dtype, &shape).map_err(|e| e.to_string());
         }
-        if available < bytes {
-            return Err("its buffer is too small".to_owned());
-        }
+        let ptr = self.crossed(v, bytes, c, inputs)?;
         // SAFETY: an input's memory is readable by `execute`'s contract; a crossing buffer has the length checked above.
         let slice = unsafe { std::slice::from_raw_parts(ptr, bytes) };
         Tensor::from_bytes(ty.dtype, &shape, slice).map_err(|e| e.to_string())

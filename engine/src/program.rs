@@ -170,10 +170,16 @@ impl Program {
                 SymbolSource::Data { .. } | SymbolSource::DataElement { .. } => None,
             })
             .collect();
+        // Elements that no shape depends on any more end no stage.
+        let mentioned = net.mentioned_symbols();
         let mut told: FxHashMap<NodeId, Vec<SymbolId>> = FxHashMap::default();
         for (i, s) in net.symbols().iter().enumerate() {
-            if let SymbolSource::Data { node, .. } | SymbolSource::DataElement { node, .. } = s.source {
-                told.entry(node).or_default().push(SymbolId(i as u32));
+            match s.source {
+                SymbolSource::DataElement { .. } if !mentioned[i] => {}
+                SymbolSource::Data { node, .. } | SymbolSource::DataElement { node, .. } => {
+                    told.entry(node).or_default().push(SymbolId(i as u32));
+                }
+                SymbolSource::InputDim { .. } | SymbolSource::InputElement { .. } => {}
             }
         }
         let mut max_stage = 0u32;
@@ -230,6 +236,7 @@ impl Program {
         }
         for (i, s) in net.symbols().iter().enumerate() {
             if let SymbolSource::DataElement { node, output, index } = s.source
+                && mentioned[i]
                 && let Some(n) = net.node(node)
             {
                 let stage = &mut stages[node_stage[node.index()] as usize];

@@ -271,6 +271,8 @@ impl<'a> Planner<'a> {
                     let whole = Place { desc: TensorDesc::dense(input.desc.dtype, &input.desc.shape), ..out };
                     return self.copy(id, &input, &whole);
                 }
+                // An impossible size has a better reason.
+                self.dense_desc(node.outputs[0])?;
                 Err(self.error(id, "it reaches outside its operand"))
             }
             Role::Concat => {

@@ -4,7 +4,7 @@ use engraft_engine::pool::Pool;
 use engraft_engine::{Builder, BuilderConfig, Engine, RunError};
 use engraft_kernels::{Isa, Serial, Workers};
 use engraft_network::{
-    BinaryOp, DType, Dim, Network, Op, Scalar, SymbolSource, Tensor, TensorType, UnaryOp, ValueId, ops,
+    BinaryOp, DType, Def, Dim, Network, Op, Scalar, SymbolSource, Tensor, TensorType, UnaryOp, ValueId, ops,
 };
 use std::sync::Arc;
 
@@ -163,6 +163,32 @@ fn attention_with_dynamic_shapes() {
     check(&net, &cases);
 }
 
+/// Dims of two names may be equal, or either may be 1.
+#[test]
+fn dims_of_two_names_broadcast() {
+    let mut net = Network::new("names");
+    let [a, b, k] = [("A", 0, 0), ("B", 1, 0), ("K", 0, 1)]
+        .map(|(name, input, axis)| Dim::symbol(net.add_symbol(name, SymbolSource::InputDim { input, axis })));
+    let x = net.add_input("x", f32s(&[a.clone(), k.clone()]));
+    let y = net.add_input("y", f32s(&[b.clone(), k]));
+    let sum = net.add("sum", binary(BinaryOp::Add), &[x, y]).unwrap();
+    assert_eq!(net.ty(sum).shape[0], a.broadcast(&b));
+    let w = net.add_constant("w", random(&[4, 8], 80));
+    let z = net.add("z", ops::MatMul::default().into(), &[sum, w]).unwrap();
+    let wx = net.add("wx", ops::MatMul::default().into(), &[x, w]).unwrap();
+    // The product must not take this sum into its epilogue: it may have more rows.
+    let both = net.add("both", binary(BinaryOp::Mul), &[wx, z]).unwrap();
+    let t = net.add("t", unary(UnaryOp::Tanh), &[both]).unwrap();
+    let whole = net.add("whole", ops::Concat { axis: 1 }.into(), &[sum, t]).unwrap();
+    net.set_outputs(vec![whole, z]);
+    let cases = [(3, 3), (1, 3), (3, 1), (1, 1), (0, 1), (17, 1), (1, 17)];
+    let cases: Vec<_> = cases.iter().map(|(a, b)| vec![random(&[*a, 4], 81), random(&[*b, 4], 82)]).collect();
+    check(&net, &cases);
+    let engine = build(&net, Isa::best(), 1);
+    let e = engine.run_tensors(&[random(&[2, 4], 1), random(&[3, 4], 1)], &Serial).unwrap_err();
+    assert!(e.to_string().contains("sizes do not fit"), "{e}");
+}
+
 /// NonZero ends a stage; what depends on its size runs in the next one.
 #[test]
 fn data_dependent_sizes_are_stages() {
@@ -179,6 +205,32 @@ fn data_dependent_sizes_are_stages() {
     net.set_outputs(vec![nz, e, r]);
     let none = Tensor::from_slice(&[4], &[-1f32, -2.0, -3.0, 0.0]).unwrap();
     check(&net, &[vec![random(&[17], 50)], vec![none], vec![random(&[64], 51)]]);
+}
+
+/// A size that is computed from data ends a stage too, whether or not anything else reads it.
+#[test]
+fn sizes_that_data_tells_are_stages() {
+    let mut net = Network::new("lengths");
+    let n = Dim::symbol(net.add_symbol("N", SymbolSource::InputDim { input: 0, axis: 0 }));
+    let lengths = net.add_input("lengths", TensorType::new(DType::I64, [n.clone()]));
+    let x = net.add_input("x", f32s(&[1.into(), 6.into()]));
+    let most = ops::Reduce { op: ops::ReduceOp::Max, axes: vec![0], keep_dims: true };
+    let most = net.add("most", most.into(), &[lengths]).unwrap();
+    let Def::Node { node, output } = net.value(most).def else { panic!("it is computed") };
+    let source = SymbolSource::DataElement { node, output, index: 0 };
+    let rows = Dim::symbol(net.add_symbol("rows", source));
+    let e = net.add("e", unary(UnaryOp::Exp), &[x]).unwrap();
+    let tall = net.add("tall", ops::Expand { shape: vec![rows.clone(), 6.into()] }.into(), &[e]).unwrap();
+    let w = net.add_constant("w", random(&[6, 5], 90));
+    let y = net.add("y", ops::MatMul::default().into(), &[tall, w]).unwrap();
+    net.set_outputs(vec![y, e]);
+    let lengths = |l: &[i64]| Tensor::from_slice(&[l.len()], l).unwrap();
+    let cases = [&[3, 1][..], &[1], &[2, 7, 4], &[7], &[3, 0]];
+    let cases: Vec<_> = cases.iter().map(|l| vec![lengths(l), random(&[1, 6], 91)]).collect();
+    check(&net, &cases);
+    let engine = build(&net, Isa::best(), 1);
+    let e = engine.run_tensors(&[lengths(&[-2]), random(&[1, 6], 91)], &Serial).unwrap_err();
+    assert!(e.to_string().contains("-2"), "{e}");
 }
 
 #[test]

@@ -103,7 +103,7 @@ impl Network {
         }
     }
 
-    /// Changes sizes of inputs until no operator contradicts them, as far as common sizes reach.
+    /// Changes sizes of inputs and elements of shapes until no operator contradicts them, as far as common sizes reach.
     fn reconcile(&self, env: &mut [i64]) {
         const COMMON: [i64; 20] =
             [48, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 640, 80, 112, 16, 8, 4, 2, 1];
@@ -129,11 +129,14 @@ impl Network {
             let mut best: Option<(usize, SymbolId, i64)> = None;
             for symbol in suspects {
                 let index = symbol.0 as usize;
-                if !matches!(self.symbols[index].source, SymbolSource::InputDim { .. }) {
-                    continue;
-                }
+                // An element of a shape may also ask for what is left.
+                let rest: &[i64] = match self.symbols[index].source {
+                    SymbolSource::InputDim { .. } => &[],
+                    SymbolSource::InputElement { .. } | SymbolSource::DataElement { .. } => &[-1],
+                    SymbolSource::Data { .. } => continue,
+                };
                 let old = env[index];
-                for size in COMMON {
+                for size in rest.iter().copied().chain(COMMON) {
                     env[index] = size;
                     let count = broken(env);
                     if count < best.map_or(worst, |b| b.0) {

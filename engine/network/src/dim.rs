@@ -1,7 +1,7 @@
 //! Symbolic dimensions.
 //!
 //! A [`Dim`] is a polynomial with integer coefficients over atoms; an atom is a symbol, a floor or ceiling quotient, a
-//! minimum or a maximum. The form is canonical (terms and factors sorted, like terms merged), so dims that are equal as
+//! minimum, a maximum, what sizes broadcast to, or a choice. The form is canonical (terms and factors sorted, like terms merged), so dims that are equal as
 //! polynomials compare equal.
 
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,10 @@ enum Atom {
     Ceil(Dim, Dim),
     Min(Vec<Dim>),
     Max(Vec<Dim>),
+    /// The one size that is not 1, or 1 if all are.
+    Broadcast(Vec<Dim>),
+    /// The third where the first two are equal, else the fourth.
+    Choice(Box<[Dim; 4]>),
 }
 
 fn floor_div(a: i64, b: i64) -> i64 {
@@ -99,10 +103,17 @@ impl Dim {
 
     /// The symbol, if the dim is exactly one symbol.
     pub fn as_symbol(&self) -> Option<SymbolId> {
+        match self.as_atom() {
+            Some(Atom::Symbol(s)) => Some(*s),
+            _ => None,
+        }
+    }
+
+    fn as_atom(&self) -> Option<&Atom> {
         match self {
             Dim::Poly(p) => match p.terms.as_slice() {
                 [(atoms, 1)] => match atoms.as_slice() {
-                    [Atom::Symbol(s)] => Some(*s),
+                    [atom] => Some(atom),
                     _ => None,
                 },
                 _ => None,
@@ -269,17 +280,11 @@ impl Dim {
         }
         let mut operands = Vec::new();
         for d in [self, other] {
-            match d {
-                Dim::Poly(p) => match p.terms.as_slice() {
-                    [(atoms, 1)] => match (atoms.as_slice(), min) {
-                        ([Atom::Min(v)], true) | ([Atom::Max(v)], false) => {
-                            operands.extend(v.iter().cloned())
-                        }
-                        _ => operands.push(d.clone()),
-                    },
-                    _ => operands.push(d.clone()),
-                },
-                Dim::Fixed(_) => operands.push(d.clone()),
+            match (d.as_atom(), min) {
+                (Some(Atom::Min(v)), true) | (Some(Atom::Max(v)), false) => {
+                    operands.extend(v.iter().cloned())
+                }
+                _ => operands.push(d.clone()),
             }
         }
         // Keep of two operands that differ by a constant only the decisive one.
@@ -300,6 +305,38 @@ impl Dim {
             return one.clone();
         }
         Dim::atom(if min { Atom::Min(kept) } else { Atom::Max(kept) })
+    }
+
+    /// The size of an axis that axes of both sizes broadcast to (numpy's rule): the other where one is 1. Sizes that do not
+    /// broadcast give either.
+    pub fn broadcast(&self, other: &Dim) -> Dim {
+        match (self.fixed(), other.fixed()) {
+            (Some(1), _) => return other.clone(),
+            (_, Some(1)) | (Some(_), _) => return self.clone(),
+            (_, Some(_)) => return other.clone(),
+            (None, None) if self == other => return self.clone(),
+            (None, None) => {}
+        }
+        let mut operands = Vec::new();
+        for d in [self, other] {
+            match d.as_atom() {
+                Some(Atom::Broadcast(v)) => operands.extend(v.iter().cloned()),
+                _ => operands.push(d.clone()),
+            }
+        }
+        operands.sort();
+        operands.dedup();
+        Dim::atom(Atom::Broadcast(operands))
+    }
+
+    /// `then` where `a == b`, else `otherwise`.
+    pub fn if_equal(a: &Dim, b: &Dim, then: &Dim, otherwise: &Dim) -> Dim {
+        match a.sub(b).fixed() {
+            _ if then == otherwise => then.clone(),
+            Some(0) => then.clone(),
+            Some(_) => otherwise.clone(),
+            None => Dim::atom(Atom::Choice(Box::new([a, b, then, otherwise].map(Dim::clone)))),
+        }
     }
 
     /// The value under `env`, which must hold every symbol that occurs.
@@ -332,7 +369,10 @@ impl Dim {
                             x.for_each_symbol(f);
                             y.for_each_symbol(f);
                         }
-                        Atom::Min(v) | Atom::Max(v) => v.iter().for_each(|d| d.for_each_symbol(f)),
+                        Atom::Min(v) | Atom::Max(v) | Atom::Broadcast(v) => {
+                            v.iter().for_each(|d| d.for_each_symbol(f))
+                        }
+                        Atom::Choice(v) => v.iter().for_each(|d| d.for_each_symbol(f)),
                     }
                 }
             }
@@ -362,6 +402,15 @@ impl Dim {
                                 .map(|d| d.substitute(f))
                                 .reduce(|a, b| a.maximum(&b))
                                 .unwrap_or(Dim::Fixed(0)),
+                            Atom::Broadcast(v) => v
+                                .iter()
+                                .map(|d| d.substitute(f))
+                                .reduce(|a, b| a.broadcast(&b))
+                                .unwrap_or(Dim::Fixed(1)),
+                            Atom::Choice(v) => {
+                                let [a, b, then, otherwise] = [0, 1, 2, 3].map(|i| v[i].substitute(f));
+                                Dim::if_equal(&a, &b, &then, &otherwise)
+                            }
                         };
                         product = product.mul(&v);
                     }
@@ -381,8 +430,9 @@ impl Dim {
                     && atoms.iter().all(|a| match a {
                         Atom::Symbol(_) => true,
                         Atom::Floor(x, y) | Atom::Ceil(x, y) => x.is_non_negative() && y.is_non_negative(),
-                        Atom::Min(v) => v.iter().all(Dim::is_non_negative),
+                        Atom::Min(v) | Atom::Broadcast(v) => v.iter().all(Dim::is_non_negative),
                         Atom::Max(v) => v.iter().any(Dim::is_non_negative),
+                        Atom::Choice(v) => v[2..].iter().all(Dim::is_non_negative),
                     })
             }),
         }
@@ -402,6 +452,9 @@ impl Atom {
             Atom::Ceil(a, b) => ceil_div(a.eval(env), b.eval(env)),
             Atom::Min(v) => v.iter().map(|d| d.eval(env)).min().unwrap_or(0),
             Atom::Max(v) => v.iter().map(|d| d.eval(env)).max().unwrap_or(0),
+            Atom::Broadcast(v) => v.iter().map(|d| d.eval(env)).find(|n| *n != 1).unwrap_or(1),
+            Atom::Choice(v) if v[0].eval(env) == v[1].eval(env) => v[2].eval(env),
+            Atom::Choice(v) => v[3].eval(env),
         }
     }
 }
@@ -425,7 +478,7 @@ impl From<usize> for Dim {
 }
 
 impl fmt::Display for Dim {
-    /// `8`, `s0`, `2*s0+1`, `floor(s0/2)`, `min(s0,s1)`.
+    /// `8`, `s0`, `2*s0+1`, `floor(s0/2)`, `min(s0,s1)`, `broadcast(s0,s1)`, `if_equal(s0,-1,4,s0)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Dim::Fixed(n) => write!(f, "{n}"),
@@ -463,6 +516,8 @@ impl fmt::Display for Dim {
                             Atom::Ceil(x, y) => write!(f, "ceil({x}/({y}))")?,
                             Atom::Min(v) => list(f, "min", v)?,
                             Atom::Max(v) => list(f, "max", v)?,
+                            Atom::Broadcast(v) => list(f, "broadcast", v)?,
+                            Atom::Choice(v) => list(f, "if_equal", &v[..])?,
                         }
                     }
                 }
@@ -511,6 +566,31 @@ mod tests {
         assert_eq!(s(0).minimum(&s(0).add(&Dim::Fixed(3))), s(0));
         assert_eq!(s(0).minimum(&s(1)), s(1).minimum(&s(0)));
         assert_eq!(s(0).maximum(&s(1)).eval(&[3, 5]), 5);
+    }
+
+    #[test]
+    fn broadcasts_normalise() {
+        let (a, b, c) = (s(0), s(1), s(2).add(&Dim::Fixed(1)));
+        let all = a.broadcast(&b).broadcast(&c);
+        assert_eq!(all, c.broadcast(&a).broadcast(&b.broadcast(&a)));
+        assert_eq!(a.broadcast(&Dim::Fixed(1)), a);
+        assert_eq!(Dim::Fixed(7).broadcast(&a), Dim::Fixed(7));
+        for (env, want) in [([1, 5, 0], 5), ([5, 1, 4], 5), ([1, 1, 0], 1), ([0, 1, 0], 0), ([1, 1, 8], 9)] {
+            assert_eq!(all.eval(&env), want);
+            let shifted = all.substitute(&|s| Dim::Fixed(env[s.0 as usize]));
+            assert_eq!(shifted, Dim::Fixed(want));
+        }
+    }
+
+    #[test]
+    fn choices() {
+        let size = |target: &Dim| Dim::if_equal(target, &Dim::Fixed(-1), &Dim::Fixed(6), target);
+        assert_eq!(size(&Dim::Fixed(-1)), Dim::Fixed(6));
+        assert_eq!(size(&Dim::Fixed(4)), Dim::Fixed(4));
+        let chosen = size(&s(0));
+        assert_eq!((chosen.eval(&[-1]), chosen.eval(&[3])), (6, 3));
+        assert_eq!(chosen.substitute(&|_| Dim::Fixed(-1)), Dim::Fixed(6));
+        assert_eq!(chosen.to_string(), "if_equal(s0,-1,6,s0)");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::{DType, Dim, Op, OpError, SymbolId, Tensor};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+use std::collections::HashMap;
 use std::fmt;
 
 macro_rules! id {
@@ -452,22 +453,58 @@ impl Network {
         Ok(())
     }
 
-    /// Removes nodes whose outputs nobody uses; returns how many.
+    /// Removes nodes whose outputs nobody uses, not even as sizes; returns how many.
     pub fn remove_dead(&mut self) -> usize {
         let mut uses = self.use_counts();
+        let mut told: HashMap<NodeId, Vec<usize>> = HashMap::new();
+        for (i, s) in self.symbols.iter().enumerate() {
+            if let SymbolSource::Data { node, .. } | SymbolSource::DataElement { node, .. } = s.source {
+                told.entry(node).or_default().push(i);
+            }
+        }
+        let mut mentioned = vec![false; self.symbols.len()];
         let mut removed = 0;
         for id in self.order.clone().into_iter().rev() {
             let Some(n) = &self.nodes[id.index()] else { continue };
-            if n.outputs.iter().all(|v| uses[v.index()] == 0) {
+            let tells = told.get(&id).is_some_and(|symbols| symbols.iter().any(|s| mentioned[*s]));
+            if n.outputs.iter().all(|v| uses[v.index()] == 0) && !tells {
                 for v in &n.inputs {
                     uses[v.index()] -= 1;
                 }
                 self.nodes[id.index()] = None;
                 removed += 1;
+            } else if !told.is_empty() {
+                self.note_symbols(id, &mut mentioned);
             }
         }
         self.order.retain(|id| self.nodes[id.index()].is_some());
         removed
+    }
+
+    /// By [`SymbolId`]: whether the operators or the types of the nodes' results mention the symbol.
+    pub fn mentioned_symbols(&self) -> Vec<bool> {
+        let mut mentioned = vec![false; self.symbols.len()];
+        for id in &self.order {
+            self.note_symbols(*id, &mut mentioned);
+        }
+        mentioned
+    }
+
+    fn note_symbols(&self, id: NodeId, mentioned: &mut [bool]) {
+        let Some(n) = &self.nodes[id.index()] else { return };
+        // While a network is made, dims may stand for symbols outside the table.
+        let mut note = |d: &Dim| {
+            d.for_each_symbol(&mut |s| {
+                if let Some(m) = mentioned.get_mut(s.0 as usize) {
+                    *m = true;
+                }
+            });
+        };
+        n.outputs.iter().for_each(|v| self.ty(*v).shape.iter().for_each(&mut note));
+        n.op.clone().map_dims(&mut |d| {
+            note(d);
+            d.clone()
+        });
     }
 
     /// Squeezes out removed nodes, unused values and unused constants. Ids change; symbols keep theirs.

@@ -9,7 +9,7 @@ mod known;
 mod node;
 
 use engraft_network::{
-    DType, Def, Dim, Network, NetworkError, NodeId, OpError, SymbolSource, TensorType, ValueId, ops,
+    DType, Def, Dim, Network, NetworkError, Node, NodeId, Op, OpError, SymbolSource, TensorType, ValueId, ops,
 };
 use rustc_hash::FxHashMap;
 
@@ -59,6 +59,9 @@ struct Lowered {
 /// Shape tensors longer than this are not taken for shapes when they arrive as inputs.
 const MAX_INPUT_ELEMENTS: i64 = 16;
 
+/// How many nodes that only rearrange an element is followed through.
+const MAX_TRACED: u32 = 16;
+
 /// Sizes that mention symbols more often than this are not followed further: such graphs are built to harm.
 const MAX_SYMBOLS: usize = 256;
 
@@ -89,6 +92,8 @@ pub struct Lowering<'g> {
     /// Host values of the network's inputs, in their order.
     inputs: Vec<HostValueId>,
     symbol_count: usize,
+    /// Symbols for elements of tensors.
+    elements: FxHashMap<(ValueId, u32), Dim>,
 }
 
 impl<'g> Lowering<'g> {
@@ -101,6 +106,7 @@ impl<'g> Lowering<'g> {
             host_dims: FxHashMap::default(),
             inputs: Vec::new(),
             symbol_count: 0,
+            elements: FxHashMap::default(),
         }
     }
 
@@ -275,32 +281,87 @@ impl<'g> Lowering<'g> {
         }
     }
 
-    /// The contents of a value as shape arithmetic; those of a small integer input become symbols.
-    fn contents(&mut self, value: HostValueId) -> Option<Known> {
+    /// The contents of a value as shape arithmetic. Those of a small integer input become symbols; where they are
+    /// `demanded`, so do those of a small integer tensor that the network computes, which ends a stage of its engine.
+    fn contents(&mut self, value: HostValueId, demanded: bool) -> Option<Known> {
         if let Some(known) = self.known(value) {
             return Some(known);
         }
         let lowered = self.values[value.index()].as_ref()?;
-        let Def::Input(input) = self.network.value(lowered.value?).def else { return None };
+        let id = lowered.value?;
+        let is_input = matches!(self.network.value(id).def, Def::Input(_));
         let (dtype, rank, count) = (lowered.ty.dtype, lowered.ty.rank(), lowered.ty.count().fixed()?);
-        if !matches!(dtype, DType::I32 | DType::I64) || rank > 1 || count > MAX_INPUT_ELEMENTS {
+        if !(is_input || demanded)
+            || !matches!(dtype, DType::I32 | DType::I64)
+            || rank > 1
+            || !(0..=MAX_INPUT_ELEMENTS).contains(&count)
+        {
             return None;
         }
-        let name = self.graph.value(value).name.clone();
-        let dims: Vec<Dim> = (0..count as u32)
-            .map(|index| {
-                self.symbol(&format!("{name}[{index}]"), SymbolSource::InputElement { input, index })
-            })
-            .collect();
-        for symbol in dims.iter().filter_map(Dim::as_symbol) {
-            self.facts.mark_signed(symbol);
-        }
+        let mut dims =
+            (0..count as u32).map(|index| self.element(id, index, 0)).collect::<Vec<_>>().into_iter();
         let known = match rank {
-            0 => Known::scalar(dtype, dims.into_iter().next()?),
+            0 => Known::scalar(dtype, dims.next()?),
             _ => Known::vector(dtype, dims),
         };
-        self.values[value.index()].as_mut()?.known = Some(known.clone());
+        if is_input {
+            self.values[value.index()].as_mut()?.known = Some(known.clone());
+        }
         Some(known)
+    }
+
+    /// Element `index` of an integer tensor of the network: followed to where it comes from through what only rearranges,
+    /// there a symbol unless it is known.
+    fn element(&mut self, value: ValueId, index: u32, depth: u32) -> Dim {
+        if let Some(symbol) = self.elements.get(&(value, index)) {
+            return symbol.clone();
+        }
+        let source = match self.network.value(value).def {
+            Def::Constant(_) => {
+                let element = self.network.constant(value).map(|tensor| tensor.get_i64(index as usize));
+                return element.unwrap_or(0).into();
+            }
+            Def::Input(input) => SymbolSource::InputElement { input, index },
+            Def::Node { node, output } => {
+                if let Some(dim) =
+                    self.network.node(node).cloned().and_then(|n| self.traced(&n, index, depth))
+                {
+                    return dim;
+                }
+                SymbolSource::DataElement { node, output, index }
+            }
+        };
+        let symbol = self.symbol(&format!("{}[{index}]", self.network.value(value).name), source);
+        self.mark_signed(&symbol);
+        self.elements.insert((value, index), symbol.clone());
+        symbol
+    }
+
+    /// Element `index` of what `node` computes, if that is an element of one of its operands.
+    fn traced(&mut self, node: &Node, index: u32, depth: u32) -> Option<Dim> {
+        if depth >= MAX_TRACED {
+            return None;
+        }
+        let operand = *node.inputs.first().unwrap_or(&ValueId(0));
+        match &node.op {
+            Op::ShapeTensor(shape) => shape.dims.get(index as usize).cloned(),
+            Op::Reshape(_) => Some(self.element(operand, index, depth + 1)),
+            Op::Cast(cast) if cast.to == DType::I64 && self.network.ty(operand).dtype == DType::I32 => {
+                Some(self.element(operand, index, depth + 1))
+            }
+            Op::Concat(concat) if concat.axis == 0 && self.network.ty(operand).rank() == 1 => {
+                let mut rest = i64::from(index);
+                for part in &node.inputs {
+                    let count = self.network.ty(*part).count().fixed()?;
+                    if rest < count {
+                        return Some(self.element(*part, rest as u32, depth + 1));
+                    }
+                    rest -= count;
+                }
+                None
+            }
+            _ => None,
+        }
     }
 
     /// The value as a tensor of the network.

@@ -95,7 +95,7 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
     /// network become symbols.
     pub fn contents(&mut self, index: usize) -> Option<Known> {
         let value = self.operand(index)?;
-        self.lowering.contents(value)
+        self.lowering.contents(value, false)
     }
 
     /// Contents that are known already; no input becomes symbols.
@@ -103,17 +103,22 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
         self.lowering.known(self.operand(index)?)
     }
 
-    /// The integers of operand `index`, which the operator needs as shape arithmetic.
+    /// The integers of operand `index`, which the operator needs as shape arithmetic: where the network computes them from
+    /// data, its engine learns them while it runs.
     pub fn dims(&mut self, index: usize, what: &str) -> Result<Vec<Dim>> {
-        self.required(index)?;
-        self.contents(index)
+        let value = self.required(index)?;
+        self.lowering
+            .contents(value, true)
             .and_then(|known| known.dims())
             .ok_or_else(|| Reject::new(format!("{what} depends on data")))
     }
 
     /// The fixed integers of operand `index`.
     pub fn integers(&mut self, index: usize, what: &str) -> Result<Vec<i64>> {
-        self.dims(index, what)?
+        self.required(index)?;
+        self.contents(index)
+            .and_then(|known| known.dims())
+            .ok_or_else(|| Reject::new(format!("{what} depends on data")))?
             .iter()
             .map(|dim| dim.fixed().ok_or_else(|| Reject::new(format!("{what} is not constant"))))
             .collect()

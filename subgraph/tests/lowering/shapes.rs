@@ -187,3 +187,74 @@ fn reshape_copies_and_infers() {
     assert_eq!(results[0].shape(), [3, 2, 10]);
     assert_eq!(results[1].shape(), [15, 4]);
 }
+
+/// 0 copies, -1 infers, whatever the run brings.
+#[test]
+fn reshape_targets_arrive_as_inputs() {
+    let mut b = Builder::new(13);
+    let x = b.input("x", DType::F32, &[sym("n"), fix(6)]);
+    let target = b.input("target", DType::I64, &[fix(3)]);
+    let y = b.node("Reshape", &[x, target], &[]);
+    b.output(y);
+    for (target, want) in [
+        ([2, 3, -1], [2, 3, 4]),
+        ([-1, 2, 2], [6, 2, 2]),
+        ([0, 2, 3], [4, 2, 3]),
+        ([0, 0, -1], [4, 6, 1]),
+        ([24, 1, 1], [24, 1, 1]),
+    ] {
+        let results = run(&b, &[ramp(&[4, 6]), ints(&[3], &target)]);
+        assert_eq!(results[0].shape(), want);
+        close(&results[0], &(0..24).map(|i| ramp(&[24]).get_f64(i) as f32).collect::<Vec<_>>());
+    }
+}
+
+/// The largest of some lengths decides: elements are followed to the node that computes them, the rest stays known.
+#[test]
+fn reshape_targets_are_computed_from_data() {
+    let mut b = Builder::new(13);
+    let x = b.input("x", DType::F32, &[sym("n")]);
+    let lengths = b.input("lengths", DType::I64, &[sym("m")]);
+    let most = b.node("ReduceMax", &[lengths], &[("keepdims", int(1))]);
+    let three = b.ints(&[3]);
+    let target = b.node("Concat", &[most, three], &[("axis", int(0))]);
+    let y = b.node("Reshape", &[x, target], &[]);
+    b.output(y);
+    let parts = partition(&b.graph, &AcceptAll, &maximal());
+    let network = &parts.segments[0].network;
+    let shape = &network.ty(network.outputs()[0]).shape;
+    assert_eq!((shape[0].fixed(), shape[1].fixed()), (None, Some(3)));
+    for most in [2i64, 4, 3] {
+        let x = ramp(&[most as usize * 3]);
+        let results = run(&b, &[x.clone(), ints(&[3], &[1, most, 0])]);
+        assert_eq!(results[0].shape(), [most as usize, 3]);
+    }
+    assert_eq!(run(&b, &[ramp(&[6]), ints(&[1], &[-1])])[0].shape(), [2, 3]);
+}
+
+#[test]
+fn sizes_of_all_kinds_are_computed_from_data() {
+    let mut b = Builder::new(13);
+    let x = b.input("x", DType::F32, &[fix(1), sym("n")]);
+    let lengths = b.input("lengths", DType::I64, &[sym("m")]);
+    let one = b.node("ReduceMax", &[lengths], &[("keepdims", int(1))]);
+    let scalar = b.node("ReduceMax", &[lengths], &[("keepdims", int(0))]);
+    let (zero, axis, step) = (b.ints(&[0]), b.ints(&[1]), b.ints(&[1]));
+    let sliced = b.node("Slice", &[x, zero, one, axis, step], &[]);
+    let tail = b.ints(&[1]);
+    let shape = b.node("Concat", &[one, tail], &[("axis", int(0))]);
+    let expanded = b.node("Expand", &[x, shape], &[]);
+    let tiled = b.node("Tile", &[x, shape], &[]);
+    let filled = b.node("ConstantOfShape", &[shape], &[]);
+    let (start, delta) = (b.constant(Tensor::scalar(1i64)), b.constant(Tensor::scalar(1i64)));
+    let counted = b.node("Range", &[start, scalar, delta], &[]);
+    for v in [sliced, expanded, tiled, filled, counted] {
+        b.output(v);
+    }
+    for most in [1usize, 3, 5, 2] {
+        let results = run(&b, &[ramp(&[1, 4]), ints(&[2], &[most as i64, 0])]);
+        let shapes: Vec<&[usize]> = results.iter().map(Tensor::shape).collect();
+        let want: [&[usize]; 5] = [&[1, most.min(4)], &[most, 4], &[most, 4], &[most, 1], &[most - 1]];
+        assert_eq!(shapes, want);
+    }
+}

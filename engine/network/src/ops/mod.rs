@@ -139,8 +139,8 @@ ops! {
     Resize, Quantize, Dequantize,
 }
 
-/// The shape that operands broadcast to (numpy's rule); a symbolic dim against another is taken to be equal unless one
-/// of them is 1.
+/// The shape that operands broadcast to (numpy's rule). A symbolic dim against a fixed size other than 1 is taken to be
+/// equal to it or 1; against another symbolic one it gives their [`Dim::broadcast`].
 pub fn broadcast_shapes<'a>(
     shapes: impl IntoIterator<Item = &'a [Dim]>,
 ) -> Result<SmallVec<[Dim; 4]>, OpError> {
@@ -153,16 +153,14 @@ pub fn broadcast_shapes<'a>(
         let shift = out.len() - s.len();
         for (i, d) in s.iter().enumerate() {
             let o = &mut out[shift + i];
-            match (o.fixed(), d.fixed()) {
-                (Some(1), _) => *o = d.clone(),
-                (_, Some(1)) => {}
-                (Some(a), Some(b)) if a != b => {
-                    return Err(OpError::Shape(format!("{a} and {b} do not broadcast (axis {i} of {s:?})")));
-                }
-                // A fixed size says more than a symbol that must be equal to it (or 1).
-                (None, Some(_)) => *o = d.clone(),
-                _ => {}
+            if let (Some(a), Some(b)) = (o.fixed(), d.fixed())
+                && a != 1
+                && b != 1
+                && a != b
+            {
+                return Err(OpError::Shape(format!("{a} and {b} do not broadcast (axis {i} of {s:?})")));
             }
+            *o = o.broadcast(d);
         }
     }
     for s in &shapes {

@@ -158,7 +158,8 @@ impl<'a> Lexer<'a> {
         Ok(TensorType::new(dtype, shape))
     }
 
-    /// A dim as [`Dim`] prints it: sums and products of numbers, symbols, `floor(a/b)`, `ceil(a/b)`, `min`, `max`.
+    /// A dim as [`Dim`] prints it: sums and products of numbers, symbols, `floor(a/b)`, `ceil(a/b)`, `min`, `max`,
+    /// `broadcast`, `if_equal`.
     pub(super) fn dim(&mut self) -> Result<Dim, String> {
         self.sum(0)
     }
@@ -216,14 +217,25 @@ impl<'a> Lexer<'a> {
                         let divisor = self.sum(depth + 1)?;
                         if word == "floor" { first.floor_div(&divisor) } else { first.ceil_div(&divisor) }
                     }
-                    "min" | "max" => {
+                    "min" | "max" | "broadcast" => {
                         let mut result = first;
                         while self.eat(",") {
                             let next = self.sum(depth + 1)?;
-                            result =
-                                if word == "min" { result.minimum(&next) } else { result.maximum(&next) };
+                            result = match word {
+                                "min" => result.minimum(&next),
+                                "max" => result.maximum(&next),
+                                _ => result.broadcast(&next),
+                            };
                         }
                         result
+                    }
+                    "if_equal" => {
+                        let mut rest = [Dim::Fixed(0), Dim::Fixed(0), Dim::Fixed(0)];
+                        for d in &mut rest {
+                            self.expect(",")?;
+                            *d = self.sum(depth + 1)?;
+                        }
+                        Dim::if_equal(&first, &rest[0], &rest[1], &rest[2])
                     }
                     other => return Err(format!("`{other}` is no function of dimensions")),
                 };

@@ -158,31 +158,39 @@ fn eye_like(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-/// The target shape with ONNX's 0 (copy) and -1 (infer) resolved.
+/// The target shape with ONNX's 0 (copy) and -1 (infer) resolved; where it arrives at run time, the sizes choose then.
 fn target_shape(facts: &Facts, from: &[Dim], to: &[Dim], allow_zero: bool) -> Result<Vec<Dim>> {
+    let [zero, one, rest] = [0, 1, -1].map(Dim::Fixed);
+    if to.iter().filter(|dim| **dim == rest).count() > 1 {
+        return Err(Reject::new("the target shape has more than one -1"));
+    }
     let mut shape = Vec::with_capacity(to.len());
-    let mut inferred = None;
     for (axis, dim) in to.iter().enumerate() {
-        match dim.fixed() {
-            Some(0) if !allow_zero => {
-                shape.push(from.get(axis).cloned().ok_or_else(|| Reject::new("a 0 has no axis to copy"))?);
-            }
-            Some(-1) if inferred.replace(axis).is_some() => {
-                return Err(Reject::new("the target shape has more than one -1"));
-            }
-            Some(-1) => shape.push(Dim::Fixed(1)),
-            Some(size) if size < 0 => {
+        let may_copy = !allow_zero && (*dim == zero || facts.may_be_signed(dim));
+        shape.push(match (dim.fixed(), from.get(axis)) {
+            (Some(size), _) if size < -1 => {
                 return Err(Reject::new(format!("the target shape has the size {size}")));
             }
-            Some(_) => shape.push(dim.clone()),
-            None if facts.may_be_signed(dim) => {
-                return Err(Reject::new("the target shape arrives at run time and may hold -1"));
-            }
-            None => shape.push(dim.clone()),
-        }
+            (_, Some(copied)) if may_copy => Dim::if_equal(dim, &zero, copied, dim),
+            (Some(0), None) if may_copy => return Err(Reject::new("a 0 has no axis to copy")),
+            _ => dim.clone(),
+        });
     }
-    if let Some(axis) = inferred {
-        shape[axis] = quotient_of_products(from, &shape);
+    let may_infer = |dim: &Dim| *dim == rest || facts.may_be_signed(dim);
+    if to.iter().any(may_infer) {
+        let given: Vec<Dim> = shape
+            .iter()
+            .zip(to)
+            .map(
+                |(size, dim)| {
+                    if may_infer(dim) { Dim::if_equal(dim, &rest, &one, size) } else { size.clone() }
+                },
+            )
+            .collect();
+        let inferred = quotient_of_products(from, &given);
+        for (size, dim) in shape.iter_mut().zip(to).filter(|(_, dim)| may_infer(dim)) {
+            *size = Dim::if_equal(dim, &rest, &inferred, size);
+        }
     }
     Ok(shape)
 }
@@ -338,15 +346,7 @@ fn expand(n: &mut NodeLowering) -> Result<()> {
     let at = |shape: &[Dim], index: usize| {
         (index + shape.len()).checked_sub(rank).map_or(Dim::Fixed(1), |index| shape[index].clone())
     };
-    let shape: Vec<Dim> = (0..rank)
-        .map(|index| match (at(&from, index), at(&to, index)) {
-            (size, target) if target.fixed() == Some(1) || size == target => size,
-            (size, target) if size.fixed() == Some(1) => target,
-            // A symbolic target that is not the operand's size can only be 1 or equal.
-            (size, target) if target.fixed().is_none() => size,
-            (_, target) => target,
-        })
-        .collect();
+    let shape: Vec<Dim> = (0..rank).map(|index| at(&from, index).broadcast(&at(&to, index))).collect();
     let fixed: Option<Vec<usize>> =
         shape.iter().map(|dim| dim.fixed().and_then(|size| usize::try_from(size).ok())).collect();
     if let (Some(known), Some(fixed)) = (n.known(0), fixed)
