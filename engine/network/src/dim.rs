@@ -329,6 +329,17 @@ impl Dim {
         Dim::atom(Atom::Broadcast(operands))
     }
 
+    /// Whether both are computed from a symbol that they share, and neither is what sizes broadcast to.
+    pub(crate) fn is_related(&self, other: &Dim) -> bool {
+        let broadcasts = |d: &Dim| match d {
+            Dim::Fixed(_) => false,
+            Dim::Poly(p) => p.terms.iter().flat_map(|t| &t.0).any(|a| matches!(a, Atom::Broadcast(_))),
+        };
+        let mut shared = false;
+        self.for_each_symbol(&mut |s| other.for_each_symbol(&mut |t| shared |= s == t));
+        shared && !broadcasts(self) && !broadcasts(other)
+    }
+
     /// `then` where `a == b`, else `otherwise`.
     pub fn if_equal(a: &Dim, b: &Dim, then: &Dim, otherwise: &Dim) -> Dim {
         match a.sub(b).fixed() {

@@ -140,7 +140,8 @@ ops! {
 }
 
 /// The shape that operands broadcast to (numpy's rule). A symbolic dim against a fixed size other than 1 is taken to be
-/// equal to it or 1; against another symbolic one it gives their [`Dim::broadcast`].
+/// equal to it or 1, and so is one against another that is computed from the same sizes; independent ones give their
+/// [`Dim::broadcast`].
 pub fn broadcast_shapes<'a>(
     shapes: impl IntoIterator<Item = &'a [Dim]>,
 ) -> Result<SmallVec<[Dim; 4]>, OpError> {
@@ -160,7 +161,9 @@ pub fn broadcast_shapes<'a>(
             {
                 return Err(OpError::Shape(format!("{a} and {b} do not broadcast (axis {i} of {s:?})")));
             }
-            *o = o.broadcast(d);
+            if !o.is_related(d) {
+                *o = o.broadcast(d);
+            }
         }
     }
     for s in &shapes {
