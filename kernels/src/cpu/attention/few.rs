@@ -1,7 +1,7 @@
 //! A few queries, as a decoder has that makes one token at a time: keys and values are read once, where they lie.
 
 use super::rows::{Finish, Queries, Row, Weigh};
-use super::{Mask, Shape};
+use super::{Operands, Shape};
 use crate::cpu::simd::{Simd, Task, dispatch};
 use crate::cpu::storage::{Storage, with_storage};
 use crate::{Args, Kernel, KernelError};
@@ -62,17 +62,7 @@ impl FewKernel {
             let scores = queries.add(MOST_ROWS * self.query_pitch);
             let sums = scores.add(MOST_ROWS * self.score_pitch);
             let room = sums.add(MOST_ROWS * self.sum_pitch);
-            let entry = |strides: &[isize; 4], g: usize| b as isize * strides[0] + g as isize * strides[1];
-            let q = args.inputs[0].cast::<T>().offset(entry(&shape.q, 0));
-            let k = args.inputs[1].cast::<T>().offset(entry(&shape.k, g));
-            let v = args.inputs[2].cast::<T>().offset(entry(&shape.v, g));
-            let out = args.outputs[0].cast::<T>().offset(entry(&shape.out, 0));
-            let mask_at = b as isize * shape.mask_strides[0];
-            let mask = match shape.mask {
-                Mask::None => std::ptr::null(),
-                Mask::Bool => args.inputs[3].offset(mask_at),
-                Mask::Added => args.inputs[3].cast::<T>().offset(mask_at).cast(),
-            };
+            let Operands { q, k, v, out, mask } = shape.operands::<T>(b, g, args);
             let (pitch, score_pitch) = (self.query_pitch, self.score_pitch);
             dispatch(shape.isa, Queries { shape, q, rows, to: queries, pitch });
             dispatch(shape.isa, Scores { shape, queries, rows: count, pitch, k, to: scores, score_pitch });

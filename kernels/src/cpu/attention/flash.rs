@@ -1,7 +1,7 @@
 //! Blocks of queries against blocks of keys.
 
 use super::rows::{Finish, Queries, Row, Weigh};
-use super::{Mask, Shape};
+use super::{Operands, Shape};
 use crate::cpu::gemm::lanes::Elem;
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish as Store, Strided, Sweep};
@@ -148,22 +148,8 @@ impl FlashKernel {
     /// See [`Kernel::run`].
     unsafe fn part<T: Storage>(&self, b: usize, g: usize, rows: Range<usize>, args: &Args<'_>) {
         let (shape, layout) = (&self.shape, &self.layout);
-        // SAFETY: batch entry and head exist in every operand.
-        let (q, k, v, out, mask) = unsafe {
-            let entry = |strides: &[isize; 4], g: usize| b as isize * strides[0] + g as isize * strides[1];
-            let mask_at = b as isize * shape.mask_strides[0];
-            (
-                args.inputs[0].cast::<T>().offset(entry(&shape.q, 0)),
-                args.inputs[1].cast::<T>().offset(entry(&shape.k, g)),
-                args.inputs[2].cast::<T>().offset(entry(&shape.v, g)),
-                args.outputs[0].cast::<T>().offset(entry(&shape.out, 0)),
-                match shape.mask {
-                    Mask::None => std::ptr::null(),
-                    Mask::Bool => args.inputs[3].offset(mask_at),
-                    Mask::Added => args.inputs[3].cast::<T>().offset(mask_at).cast(),
-                },
-            )
-        };
+        // SAFETY: by the caller's contract.
+        let Operands { q, k, v, out, mask } = unsafe { shape.operands::<T>(b, g, args) };
         let at = |offset: usize| args.scratch.wrapping_add(offset).cast::<f32>();
         let (queries, scores, sums) = (at(layout.queries), at(layout.scores), at(layout.sums));
         let key_blocks = shape.keys.div_ceil(KEYS);

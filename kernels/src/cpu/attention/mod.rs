@@ -12,8 +12,8 @@ mod rows;
 mod tests;
 
 use super::gemm::micro::{self, Micro};
-use super::storage::is_storage;
-use crate::{Fit, Isa, Kernel, Problem, Reject, Tactic, TensorDesc};
+use super::storage::{Storage, is_storage};
+use crate::{Args, Fit, Isa, Kernel, Problem, Reject, Tactic, TensorDesc};
 use engraft_network::ops::Attention;
 use engraft_network::{DType, Op};
 
@@ -54,6 +54,15 @@ struct Shape {
     causal: bool,
     scale: f32,
     isa: Isa,
+}
+
+/// First elements of what one batch entry and key head read and write. The mask is of type `T` or bytes, as the shape says.
+struct Operands<T> {
+    q: *const T,
+    k: *const T,
+    v: *const T,
+    out: *mut T,
+    mask: *const u8,
 }
 
 fn strides(desc: &TensorDesc) -> [isize; 4] {
@@ -118,6 +127,29 @@ impl Shape {
     /// Keys that query `i` may see.
     fn visible(&self, i: usize) -> usize {
         if self.causal { (i + self.keys + 1).saturating_sub(self.queries).min(self.keys) } else { self.keys }
+    }
+
+    /// Operands and result of batch entry `b` and key head `g`: queries and result at their first head.
+    ///
+    /// # Safety
+    /// `args` holds the operands of the problem, of type `T`.
+    unsafe fn operands<T: Storage>(&self, b: usize, g: usize, args: &Args<'_>) -> Operands<T> {
+        let entry = |strides: &[isize; 4], g: usize| b as isize * strides[0] + g as isize * strides[1];
+        let mask_at = b as isize * self.mask_strides[0];
+        // SAFETY: batch entry and head exist in every operand.
+        unsafe {
+            Operands {
+                q: args.inputs[0].cast::<T>().offset(entry(&self.q, 0)),
+                k: args.inputs[1].cast::<T>().offset(entry(&self.k, g)),
+                v: args.inputs[2].cast::<T>().offset(entry(&self.v, g)),
+                out: args.outputs[0].cast::<T>().offset(entry(&self.out, 0)),
+                mask: match self.mask {
+                    Mask::None => std::ptr::null(),
+                    Mask::Bool => args.inputs[3].offset(mask_at),
+                    Mask::Added => args.inputs[3].cast::<T>().offset(mask_at).cast(),
+                },
+            }
+        }
     }
 
     fn micro(&self) -> &'static Micro<f32> {
