@@ -5,6 +5,8 @@ use crate::cpu::simd::{Simd, Task};
 
 /// The largest finite bf16 number: what rounds above it is split as this and the rest.
 const LARGEST: f32 = f32::from_bits(0x7f7f_0000);
+/// The largest bf16 number that added to [`LARGEST`] is finite in `f32`: the rest of `f32::MAX` would round above it.
+const LARGEST_REST: f32 = f32::from_bits(0x7b7f_0000);
 
 /// Splits `n` numbers into `to`, steps of [`STEP`] each, the last one filled up with zeros.
 pub(super) struct SplitRow {
@@ -39,8 +41,9 @@ impl SplitRow {
                     s.store_bf16(to.add(at), s.select(finite, inside, x));
                     if self.products == Products::Three {
                         let hi = s.load_bf16(to.add(at));
-                        let lo = s.select(finite, s.sub(x, hi), s.zero());
-                        s.store_bf16(to.add(STEP + at), lo);
+                        let rest = s.sub(x, hi);
+                        let rest = s.min(s.splat(LARGEST_REST), s.max(s.splat(-LARGEST_REST), rest));
+                        s.store_bf16(to.add(STEP + at), s.select(finite, rest, s.zero()));
                     }
                 }
                 at += S::LANES;
@@ -64,8 +67,8 @@ impl Task for SplitRow {
 pub(super) fn split(x: f32) -> (u16, u16) {
     let inside = if x.is_finite() { x.clamp(-LARGEST, LARGEST) } else { x };
     let hi = half::bf16::from_f32(inside);
-    let lo = if x.is_finite() { half::bf16::from_f32(x - hi.to_f32()) } else { half::bf16::ZERO };
-    (hi.to_bits(), lo.to_bits())
+    let rest = if x.is_finite() { (x - hi.to_f32()).clamp(-LARGEST_REST, LARGEST_REST) } else { 0.0 };
+    (hi.to_bits(), half::bf16::from_f32(rest).to_bits())
 }
 
 /// Steps that `k` values make.

@@ -159,7 +159,7 @@ impl TileSweep {
         }
     }
 
-    /// The sums in `f32` of what was split.
+    /// The sums in `f32` of what was split: infinities and NaN as `f32` has them, the rest as exact as the precision.
     ///
     /// # Safety
     /// See [`TileSweep::run`].

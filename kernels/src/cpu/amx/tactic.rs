@@ -241,6 +241,10 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
         self.id
     }
 
+    fn version(&self) -> u32 {
+        2
+    }
+
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
         let kernel = self.build(p)?;
         let (w, source) = (&kernel.weights, &kernel.sweep.source);

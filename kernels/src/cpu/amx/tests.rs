@@ -90,7 +90,7 @@ proptest! {
 #[test]
 fn sums_that_are_not_finite_are_those_of_f32() {
     let inf = f64::INFINITY;
-    let huge = 3.4e38;
+    let huge = f64::from(f32::MAX);
     let a = tensor_of(
         DType::F32,
         &[5, 3],
@@ -100,7 +100,7 @@ fn sums_that_are_not_finite_are_those_of_f32() {
     let op = Op::from(MatMul::default());
     for constant in [false, true] {
         let given = [Given::new(a.clone()), Given { constant, ..Given::new(b.clone()) }];
-        assert!(check_at(Precision::Tf32, 1e-4, &tactics(), &op, &given, 1, 0).unwrap() > 0);
+        assert!(check(&op, &given, 1, 0).unwrap() > 0);
     }
 }
 
