@@ -1,6 +1,7 @@
 //! Graphs through dialect and partitioner, judged by the reference evaluation.
 
 mod builder;
+mod contrib;
 mod operators;
 mod partitioning;
 mod shapes;

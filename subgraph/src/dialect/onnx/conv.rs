@@ -59,7 +59,12 @@ fn groups(n: &NodeLowering) -> Result<usize> {
 }
 
 /// The convolution proper, given the operands in ONNX's layout.
-fn convolve(n: &mut NodeLowering, x: ValueId, w: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
+pub(super) fn convolve(
+    n: &mut NodeLowering,
+    x: ValueId,
+    w: ValueId,
+    bias: Option<ValueId>,
+) -> Result<ValueId> {
     let spatial = spatial_axes(n, x)?;
     if n.rank(w) != spatial + 2 {
         return Err(Reject::new("the weights' rank does not fit the input's"));

@@ -46,26 +46,19 @@ pub(super) const ROWS: &[Row] = &[
     row("Gelu", 20, gelu),
     row("LeakyRelu", 6, |n| {
         let alpha = n.float_or("alpha", 0.01)?;
-        activation(n, |e, x| below_zero(e, x, |e, x| scaled(e, alpha, x)))
+        activation(n, |e, x| leaky_relu(e, alpha, x))
     }),
     row("HardSigmoid", 6, |n| {
         let (alpha, beta) = (n.float_or("alpha", 0.2)?, n.float_or("beta", 0.5)?);
-        activation(n, |e, x| {
-            let line = scaled(e, alpha, x);
-            let line = offset(e, line, beta);
-            clamp(e, line, Some(0.0), Some(1.0))
-        })
+        activation(n, |e, x| hard_sigmoid(e, alpha, beta, x))
     }),
     row("Elu", 6, |n| {
         let alpha = n.float_or("alpha", 1.0)?;
-        activation(n, |e, x| below_zero(e, x, |e, x| exponential_tail(e, x, alpha)))
+        activation(n, |e, x| elu(e, alpha, x))
     }),
     row("Selu", 6, |n| {
         let (alpha, gamma) = (n.float_or("alpha", 1.673_263_2)?, n.float_or("gamma", 1.050_701)?);
-        activation(n, |e, x| {
-            let elu = below_zero(e, x, |e, x| exponential_tail(e, x, alpha));
-            scaled(e, gamma, elu)
-        })
+        activation(n, |e, x| selu(e, alpha, gamma, x))
     }),
     row("Celu", 12, |n| {
         let alpha = n.float_or("alpha", 1.0)?;
@@ -79,19 +72,9 @@ pub(super) const ROWS: &[Row] = &[
     }),
     row("ThresholdedRelu", 10, |n| {
         let alpha = n.float_or("alpha", 1.0)?;
-        activation(n, |e, x| {
-            let (threshold, zero) = (e.number(f64::from(alpha)), e.number(0.0));
-            let above = e.binary(BinaryOp::Gt, x, threshold);
-            e.select(above, x, zero)
-        })
+        activation(n, |e, x| thresholded_relu(e, alpha, x))
     }),
-    row("Softsign", 1, |n| {
-        activation(n, |e, x| {
-            let magnitude = e.unary(UnaryOp::Abs, x);
-            let divisor = offset(e, magnitude, 1.0);
-            e.binary(BinaryOp::Div, x, divisor)
-        })
-    }),
+    row("Softsign", 1, |n| activation(n, softsign)),
     row("Mish", 18, |n| {
         activation(n, |e, x| {
             let softplus = e.unary(UnaryOp::Softplus, x);
@@ -148,7 +131,7 @@ pub(super) const ROWS: &[Row] = &[
     row("Dropout", FIRST, dropout),
 ];
 
-fn unary(n: &mut NodeLowering, op: UnaryOp) -> Result<()> {
+pub(super) fn unary(n: &mut NodeLowering, op: UnaryOp) -> Result<()> {
     if let Some(known) = n.known(0).and_then(|known| known.unary(op, n.facts())) {
         n.set_known(0, known);
         return Ok(());
@@ -196,7 +179,10 @@ fn fold(n: &mut NodeLowering, op: BinaryOp, mean: bool) -> Result<()> {
 }
 
 /// An elementwise function of one float operand.
-fn activation(n: &mut NodeLowering, build: impl FnOnce(&mut ExprBuilder, ExprId) -> ExprId) -> Result<()> {
+pub(super) fn activation(
+    n: &mut NodeLowering,
+    build: impl FnOnce(&mut ExprBuilder, ExprId) -> ExprId,
+) -> Result<()> {
     let x = n.input(0)?;
     if !n.dtype(x).is_float() {
         return Err(Reject::new(format!("type {} is not supported", n.dtype(x))));
@@ -209,17 +195,17 @@ fn activation(n: &mut NodeLowering, build: impl FnOnce(&mut ExprBuilder, ExprId)
     Ok(())
 }
 
-fn scaled(e: &mut ExprBuilder, factor: f32, x: ExprId) -> ExprId {
+pub(super) fn scaled(e: &mut ExprBuilder, factor: f32, x: ExprId) -> ExprId {
     let factor = e.number(f64::from(factor));
     e.binary(BinaryOp::Mul, x, factor)
 }
 
-fn offset(e: &mut ExprBuilder, x: ExprId, by: f32) -> ExprId {
+pub(super) fn offset(e: &mut ExprBuilder, x: ExprId, by: f32) -> ExprId {
     let by = e.number(f64::from(by));
     e.binary(BinaryOp::Add, x, by)
 }
 
-fn clamp(e: &mut ExprBuilder, mut x: ExprId, low: Option<f64>, high: Option<f64>) -> ExprId {
+pub(super) fn clamp(e: &mut ExprBuilder, mut x: ExprId, low: Option<f64>, high: Option<f64>) -> ExprId {
     if let Some(low) = low {
         let low = e.number(low);
         x = e.binary(BinaryOp::Max, x, low);
@@ -232,7 +218,7 @@ fn clamp(e: &mut ExprBuilder, mut x: ExprId, low: Option<f64>, high: Option<f64>
 }
 
 /// `x < 0 ? negative(x) : x`.
-fn below_zero(
+pub(super) fn below_zero(
     e: &mut ExprBuilder,
     x: ExprId,
     negative: impl FnOnce(&mut ExprBuilder, ExprId) -> ExprId,
@@ -244,10 +230,43 @@ fn below_zero(
 }
 
 /// `alpha * (exp(x) - 1)`.
-fn exponential_tail(e: &mut ExprBuilder, x: ExprId, alpha: f32) -> ExprId {
+pub(super) fn exponential_tail(e: &mut ExprBuilder, x: ExprId, alpha: f32) -> ExprId {
     let exponential = e.unary(UnaryOp::Exp, x);
     let shifted = offset(e, exponential, -1.0);
     if alpha == 1.0 { shifted } else { scaled(e, alpha, shifted) }
+}
+
+pub(super) fn leaky_relu(e: &mut ExprBuilder, alpha: f32, x: ExprId) -> ExprId {
+    below_zero(e, x, |e, x| scaled(e, alpha, x))
+}
+
+pub(super) fn elu(e: &mut ExprBuilder, alpha: f32, x: ExprId) -> ExprId {
+    below_zero(e, x, |e, x| exponential_tail(e, x, alpha))
+}
+
+pub(super) fn selu(e: &mut ExprBuilder, alpha: f32, gamma: f32, x: ExprId) -> ExprId {
+    let elu = elu(e, alpha, x);
+    scaled(e, gamma, elu)
+}
+
+/// `alpha * x + beta` between 0 and 1.
+pub(super) fn hard_sigmoid(e: &mut ExprBuilder, alpha: f32, beta: f32, x: ExprId) -> ExprId {
+    let line = scaled(e, alpha, x);
+    let line = offset(e, line, beta);
+    clamp(e, line, Some(0.0), Some(1.0))
+}
+
+pub(super) fn thresholded_relu(e: &mut ExprBuilder, alpha: f32, x: ExprId) -> ExprId {
+    let (threshold, zero) = (e.number(f64::from(alpha)), e.number(0.0));
+    let above = e.binary(BinaryOp::Gt, x, threshold);
+    e.select(above, x, zero)
+}
+
+/// `x / (1 + |x|)`.
+pub(super) fn softsign(e: &mut ExprBuilder, x: ExprId) -> ExprId {
+    let magnitude = e.unary(UnaryOp::Abs, x);
+    let divisor = offset(e, magnitude, 1.0);
+    e.binary(BinaryOp::Div, x, divisor)
 }
 
 fn swish(n: &mut NodeLowering) -> Result<()> {
@@ -255,11 +274,14 @@ fn swish(n: &mut NodeLowering) -> Result<()> {
     if alpha == 1.0 {
         return unary(n, UnaryOp::Silu);
     }
-    activation(n, |e, x| {
-        let inner = scaled(e, alpha, x);
-        let gate = e.unary(UnaryOp::Sigmoid, inner);
-        e.binary(BinaryOp::Mul, x, gate)
-    })
+    activation(n, |e, x| gated(e, alpha, x))
+}
+
+/// `x * sigmoid(alpha * x)`.
+pub(super) fn gated(e: &mut ExprBuilder, alpha: f32, x: ExprId) -> ExprId {
+    let inner = scaled(e, alpha, x);
+    let gate = e.unary(UnaryOp::Sigmoid, inner);
+    e.binary(BinaryOp::Mul, x, gate)
 }
 
 fn gelu(n: &mut NodeLowering) -> Result<()> {

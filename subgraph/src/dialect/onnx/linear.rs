@@ -15,9 +15,12 @@ pub(super) const ROWS: &[Row] = &[
         n.set(0, y);
         Ok(())
     }),
-    row("Gemm", FIRST, gemm),
+    row("Gemm", FIRST, |n| {
+        let y = gemm(n)?;
+        n.set(0, y);
+        Ok(())
+    }),
     row("MatMulInteger", 10, matmul_integer),
-    Row { domain: "com.microsoft", op_type: "FusedMatMul", since: 1, lower: fused_matmul },
 ];
 
 /// numpy's matmul: a vector counts as a matrix of one row (left) or one column (right), whose axis is dropped after.
@@ -48,7 +51,7 @@ pub(super) fn matmul(n: &mut NodeLowering, a: ValueId, b: ValueId) -> Result<Val
 }
 
 /// `alpha * a' * b' + beta * c`.
-fn gemm(n: &mut NodeLowering) -> Result<()> {
+pub(super) fn gemm(n: &mut NodeLowering) -> Result<ValueId> {
     let (alpha, beta) = (n.float_or("alpha", 1.0)?, n.float_or("beta", 1.0)?);
     let (trans_a, trans_b) = (n.flag("transA")?, n.flag("transB")?);
     let (a, b, c) = (n.input(0)?, n.input(1)?, n.optional(2)?);
@@ -63,9 +66,7 @@ fn gemm(n: &mut NodeLowering) -> Result<()> {
         && n.shape(c) == [columns]
     {
         let epilogue = ops::Epilogue { bias: true, post: None };
-        let y = n.emit(ops::MatMul { epilogue, ..product }, &[a, b, c])?;
-        n.set(0, y);
-        return Ok(());
+        return n.emit(ops::MatMul { epilogue, ..product }, &[a, b, c]);
     }
     let mut y = n.emit(product, &[a, b])?;
     if alpha != 1.0 {
@@ -79,8 +80,7 @@ fn gemm(n: &mut NodeLowering) -> Result<()> {
         }
         y = n.binary(BinaryOp::Add, y, c)?;
     }
-    n.set(0, y);
-    Ok(())
+    Ok(y)
 }
 
 /// Products of 8-bit matrices, less their zero points, summed in 32 bits.
@@ -99,25 +99,6 @@ fn matmul_integer(n: &mut NodeLowering) -> Result<()> {
         }
     }
     let y = matmul(n, operands[0], operands[1])?;
-    n.set(0, y);
-    Ok(())
-}
-
-/// `alpha * a' * b'` with optional transposition of the last two axes.
-fn fused_matmul(n: &mut NodeLowering) -> Result<()> {
-    if n.flag("transBatchA")? || n.flag("transBatchB")? {
-        return Err(Reject::new("transposed batch axes are not supported"));
-    }
-    let alpha = n.float_or("alpha", 1.0)?;
-    let (a, b) = (n.input(0)?, n.input(1)?);
-    if n.rank(a) < 2 || n.rank(b) < 2 {
-        return Err(Reject::new("FusedMatMul wants matrices"));
-    }
-    let (trans_a, trans_b) = (n.flag("transA")?, n.flag("transB")?);
-    let mut y = n.emit(ops::MatMul { trans_a, trans_b, ..ops::MatMul::default() }, &[a, b])?;
-    if alpha != 1.0 {
-        y = n.with_scalar(BinaryOp::Mul, y, f64::from(alpha))?;
-    }
     n.set(0, y);
     Ok(())
 }

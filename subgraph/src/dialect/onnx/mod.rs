@@ -1,9 +1,11 @@
-//! The ONNX dialect, operator sets 7 to the newest: one table of rows per family.
+//! The ONNX dialect, operator sets 7 to the newest, and what ONNX Runtime adds to it ([`contrib`]): one table of rows per
+//! family.
 //!
 //! Semantics are those of the ONNX operator specification. A row serves all versions from its `since` to the next row of
 //! the same operator; where versions differ only in attributes that became inputs, one function reads both.
 
 mod attention;
+mod contrib;
 mod conv;
 mod einsum;
 mod elementwise;
@@ -36,6 +38,9 @@ pub(super) const TABLES: &[&[Row]] = &[
     rnn::ROWS,
     quantize::ROWS,
     attention::ROWS,
+    contrib::activation::ROWS,
+    contrib::linear::ROWS,
+    contrib::norm::ROWS,
 ];
 
 /// Oldest operator set whose semantics the rows follow.

@@ -24,7 +24,12 @@ pub(super) const ROWS: &[Row] = &[
     row("LogSoftmax", 13, |n| softmax(n, true)),
 ];
 
-fn reduce(n: &mut NodeLowering, op: ops::ReduceOp, x: ValueId, axes: Vec<usize>) -> Result<ValueId> {
+pub(super) fn reduce(
+    n: &mut NodeLowering,
+    op: ops::ReduceOp,
+    x: ValueId,
+    axes: Vec<usize>,
+) -> Result<ValueId> {
     n.emit(ops::Reduce { op, axes, keep_dims: true }, &[x])
 }
 
@@ -65,7 +70,7 @@ fn batch_norm(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-fn epsilon(n: &NodeLowering, default: f32) -> Result<Scalar> {
+pub(super) fn epsilon(n: &NodeLowering, default: f32) -> Result<Scalar> {
     Ok(Scalar::f32(n.float_or("epsilon", default)?))
 }
 
