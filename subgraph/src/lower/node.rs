@@ -227,8 +227,45 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
         Ok(self.lowering.network.add_node(self.name.clone(), op.into(), inputs)?)
     }
 
+    /// [`NodeLowering::emit`], evaluated at once where every operand is a constant and the result is not large: what a
+    /// dialect computes of constants is a constant, as those are that the host gives.
+    pub fn emit_folded(&mut self, op: impl Into<Op>, inputs: &[ValueId]) -> Result<ValueId> {
+        let op = op.into();
+        match self.evaluated(&op, inputs)? {
+            Some(tensor) => Ok(self.add_constant(tensor)),
+            None => self.emit(op, inputs),
+        }
+    }
+
+    fn evaluated(&self, op: &Op, inputs: &[ValueId]) -> Result<Option<Tensor>> {
+        const MAX_ELEMENTS: usize = 1 << 22;
+        let constants: Option<Vec<Tensor>> = inputs.iter().map(|&v| self.tensor_of(v).cloned()).collect();
+        let Some(constants) = constants else { return Ok(None) };
+        let mut told = true;
+        op.clone().map_dims(&mut |dim| {
+            told &= dim.fixed().is_some();
+            dim.clone()
+        });
+        if !told {
+            return Ok(None);
+        }
+        let types: Vec<&TensorType> = inputs.iter().map(|&v| self.ty(v)).collect();
+        let result = op.infer(&types, &mut |_, _| Dim::Fixed(i64::MAX))?;
+        let count = |shape: Vec<usize>| shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+        let small = |ty: &TensorType| ty.fixed_shape().and_then(count).is_some_and(|n| n <= MAX_ELEMENTS);
+        match result.as_slice() {
+            [ty] if small(ty) => Ok(op.eval(&constants, &[])?.pop()),
+            _ => Ok(None),
+        }
+    }
+
     pub fn add_constant(&mut self, tensor: Tensor) -> ValueId {
         self.lowering.network.add_constant(self.name.clone(), tensor)
+    }
+
+    /// The contents of a value of the network that is a constant.
+    pub fn tensor_of(&self, value: ValueId) -> Option<&Tensor> {
+        self.lowering.network.constant(value)
     }
 
     /// A scalar constant of a float or integer type.

@@ -5,3 +5,4 @@ mod contrib;
 mod operators;
 mod partitioning;
 mod shapes;
+mod signal;

@@ -18,7 +18,9 @@ mod reduce;
 mod resize;
 mod rnn;
 mod shape;
+mod signal;
 mod slice;
+mod window;
 
 use super::Row;
 
@@ -36,6 +38,8 @@ pub(super) const TABLES: &[&[Row]] = &[
     gather::ROWS,
     resize::ROWS,
     rnn::ROWS,
+    window::ROWS,
+    signal::ROWS,
     quantize::ROWS,
     attention::ROWS,
     contrib::activation::ROWS,

@@ -1,0 +1,239 @@
+//! Fourier transforms of known length, as products with constant matrices of cosines and sines.
+
+use engraft_network::{BinaryOp, DType, Dim, Tensor, ValueId, ops};
+
+use super::super::Row;
+use super::row;
+use crate::lower::{NodeLowering, Reject, axis};
+
+type Result<T> = std::result::Result<T, Reject>;
+
+pub(super) const ROWS: &[Row] = &[
+    row("DFT", 17, |n| {
+        let rank = n.input_type(0)?.rank();
+        let axis = n.axis("axis", 1, rank)?;
+        dft(n, axis)
+    }),
+    row("DFT", 20, |n| {
+        let rank = n.input_type(0)?.rank();
+        let position = match n.has(2) {
+            false => -2,
+            true => match n.integers(2, "the axis")?.as_slice() {
+                [position] => *position,
+                other => return Err(Reject::new(format!("{} values for the axis", other.len()))),
+            },
+        };
+        dft(n, axis(position, rank)?)
+    }),
+    row("STFT", 17, stft),
+];
+
+/// Largest matrix of a transform, in elements: beyond it reading the matrix costs more than the transform is worth.
+const MAX_MATRIX: usize = 1 << 23;
+
+/// A discrete Fourier transform of one length, as a linear map.
+struct Transform {
+    /// Points; also what an inverse divides by.
+    length: usize,
+    inverse: bool,
+    /// Reals on one side, the first `length / 2 + 1` of the points of the spectrum on the other.
+    onesided: bool,
+    /// Numbers per point of the operand: 1 (real) or 2 (complex).
+    parts: usize,
+}
+
+impl Transform {
+    /// Points and numbers per point of the result.
+    fn result(&self) -> (usize, usize) {
+        match (self.onesided, self.inverse) {
+            (true, false) => (self.length / 2 + 1, 2),
+            (true, true) => (self.length, 1),
+            (false, _) => (self.length, 2),
+        }
+    }
+
+    /// The matrix for the first `points` points of the operand, row-major `[points, parts, points', parts']`, each row
+    /// times its weight.
+    fn matrix(&self, points: usize, weight: impl Fn(usize) -> f64) -> Result<Vec<f64>> {
+        let (out_points, out_parts) = self.result();
+        let count = [self.parts, out_points, out_parts].iter().try_fold(points, |n, &m| n.checked_mul(m));
+        if count.is_none_or(|count| count > MAX_MATRIX) {
+            return Err(Reject::new(format!(
+                "a transform of {} points would take a matrix that is too large",
+                self.length
+            )));
+        }
+        let turn = std::f64::consts::TAU / self.length as f64;
+        // Cosines and sines of every angle once, exactly periodic.
+        let circle: Vec<(f64, f64)> =
+            (0..self.length).map(|i| (turn * i as f64).sin_cos()).map(|(sin, cos)| (cos, sin)).collect();
+        let sign = if self.inverse { 1.0 } else { -1.0 };
+        let scale = if self.inverse { 1.0 / self.length as f64 } else { 1.0 };
+        let mut matrix = Vec::with_capacity(count.unwrap_or(0));
+        for i in 0..points {
+            // A point of half a spectrum stands for its mirror image as well, where that is another point.
+            let twice = self.onesided && self.inverse && i > 0 && 2 * i != self.length;
+            let factor = weight(i) * scale * if twice { 2.0 } else { 1.0 };
+            for part in 0..self.parts {
+                for j in 0..out_points {
+                    let (cos, sin) = circle[i * j % self.length];
+                    let sin = sign * sin;
+                    let (re, im) = if part == 0 { (cos, sin) } else { (-sin, cos) };
+                    matrix.extend([factor * re, factor * im].into_iter().take(out_parts));
+                }
+            }
+        }
+        Ok(matrix)
+    }
+}
+
+/// A constant of a float type.
+fn constant(n: &mut NodeLowering, dtype: DType, shape: &[usize], values: &[f64]) -> Result<ValueId> {
+    let tensor = Tensor::from_slice(shape, values).map_err(|error| Reject::new(error.to_string()))?;
+    let value = n.add_constant(tensor);
+    if dtype == DType::F64 { Ok(value) } else { n.emit_folded(ops::Cast { to: dtype }, &[value]) }
+}
+
+fn known(dim: &Dim, what: &str) -> Result<usize> {
+    let size = dim.fixed().ok_or_else(|| Reject::new(format!("{what} is known only at run time")))?;
+    match usize::try_from(size) {
+        Ok(size) if size > 0 => Ok(size),
+        _ => Err(Reject::new(format!("{what} is {size}"))),
+    }
+}
+
+/// Real or complex numbers along the last axis: how many parts.
+fn parts(n: &NodeLowering, x: ValueId) -> Result<usize> {
+    match n.ty(x).shape.last().and_then(Dim::fixed) {
+        Some(1) => Ok(1),
+        Some(2) => Ok(2),
+        _ => Err(Reject::new("the last axis of a signal must hold 1 or 2 numbers")),
+    }
+}
+
+/// Along `axis`, which is not the last one.
+fn dft(n: &mut NodeLowering, axis: usize) -> Result<()> {
+    let x = n.input(0)?;
+    let rank = n.rank(x);
+    if axis + 1 >= rank {
+        return Err(Reject::new("the axis of real and imaginary parts cannot be transformed"));
+    }
+    let (inverse, onesided) = (n.flag("inverse")?, n.flag("onesided")?);
+    let parts = parts(n, x)?;
+    match (onesided, inverse, parts) {
+        (true, false, 2) => return Err(Reject::new("half of a spectrum is only known of real signals")),
+        (true, true, 1) => return Err(Reject::new("an inverse of half a spectrum wants complex points")),
+        _ => {}
+    }
+    let given = n.shape(x)[axis].clone();
+    let length = match n.has(1) {
+        true => match n.dims(1, "the length of the transform")?.as_slice() {
+            [length] => length.clone(),
+            other => return Err(Reject::new(format!("{} values for the length", other.len()))),
+        },
+        false if onesided && inverse => given.sub(&Dim::Fixed(1)).mul(&Dim::Fixed(2)),
+        false => given.clone(),
+    };
+    let length = known(&length, "the length of the transform")?;
+    let transform = Transform { length, inverse, onesided, parts };
+    let wanted = if onesided && inverse { length / 2 + 1 } else { length };
+    // The axis goes before the parts, cut off where it is longer than wanted; what is missing counts as zeros.
+    let perm: Vec<usize> =
+        (0..rank).filter(|&a| a != axis && a + 1 != rank).chain([axis, rank - 1]).collect();
+    let mut x = n.transpose(x, &perm)?;
+    let points = match given.fixed() {
+        Some(given) if onesided && inverse && given > wanted as i64 => {
+            return Err(Reject::new(format!("{given} points are more than half a spectrum of {length}")));
+        }
+        Some(given) => (given.max(0) as usize).min(wanted),
+        None => wanted,
+    };
+    if given != Dim::from(points) {
+        let len = given.minimum(&Dim::from(points));
+        let range = ops::SliceRange { axis: rank - 2, start: Dim::Fixed(0), len: len.clone(), step: 1 };
+        x = n.emit(ops::Slice { ranges: vec![range] }, &[x])?;
+        let missing = Dim::from(points).sub(&len);
+        if missing != Dim::Fixed(0) {
+            let zero = n.scalar(n.dtype(x), 0.0)?;
+            let none = vec![Dim::Fixed(0); rank];
+            let mut after = none.clone();
+            after[rank - 2] = missing;
+            x = n.emit(ops::Pad { mode: ops::PadMode::Constant, before: none, after }, &[x, zero])?;
+        }
+    }
+    let (out_points, out_parts) = transform.result();
+    let matrix = transform.matrix(points, |_| 1.0)?;
+    let matrix = constant(n, n.dtype(x), &[points * parts, out_points * out_parts], &matrix)?;
+    let lead = n.shape(x)[..rank - 2].to_vec();
+    let rows = n.reshape(x, [&lead[..], &[Dim::from(points * parts)]].concat())?;
+    let y = super::linear::matmul(n, rows, matrix)?;
+    let y = n.reshape(y, [&lead[..], &[Dim::from(out_points), Dim::from(out_parts)]].concat())?;
+    let mut back = vec![0; rank];
+    for (to, &from) in perm.iter().enumerate() {
+        back[from] = to;
+    }
+    let y = n.transpose(y, &back)?;
+    n.set(0, y);
+    Ok(())
+}
+
+/// Frames of a signal, each weighted and transformed: a convolution whose channels are the points of the spectrum.
+fn stft(n: &mut NodeLowering) -> Result<()> {
+    let mut signal = n.input(0)?;
+    let shape = n.shape(signal);
+    if let [batch, samples] = shape.as_slice() {
+        signal = n.reshape(signal, vec![batch.clone(), samples.clone(), Dim::Fixed(1)])?;
+    }
+    if n.rank(signal) != 3 {
+        return Err(Reject::new("wants [batch, samples, 1 or 2]"));
+    }
+    let parts = parts(n, signal)?;
+    let one = |n: &mut NodeLowering, index: usize, what: &str| -> Result<usize> {
+        match n.dims(index, what)?.as_slice() {
+            [size] => known(size, what),
+            other => Err(Reject::new(format!("{} values for {what}", other.len()))),
+        }
+    };
+    let step = one(n, 1, "the step between frames")?;
+    let window = n.optional(2)?;
+    let stated = if n.has(3) { Some(one(n, 3, "the length of a frame")?) } else { None };
+    let length = match (window, stated) {
+        (Some(window), stated) => {
+            if n.rank(window) != 1 {
+                return Err(Reject::new("the window must be a vector"));
+            }
+            let length = known(&n.shape(window)[0], "the length of the window")?;
+            if stated.is_some_and(|stated| stated != length) {
+                return Err(Reject::new("the window is not as long as a frame"));
+            }
+            length
+        }
+        (None, Some(stated)) => stated,
+        (None, None) => known(&n.shape(signal)[1], "the length of the signal")?,
+    };
+    let onesided = n.int_or("onesided", 1)? != 0;
+    let transform = Transform { length, inverse: false, onesided, parts };
+    let (points, _) = transform.result();
+    let weights = window.and_then(|window| n.tensor_of(window)).cloned();
+    let matrix = transform.matrix(length, |i| weights.as_ref().map_or(1.0, |w| w.get_f64(i)))?;
+    let dtype = n.dtype(signal);
+    let mut matrix = constant(n, dtype, &[length, parts, 2 * points], &matrix)?;
+    if let Some(window) = window
+        && weights.is_none()
+    {
+        let column = n.reshape(window, [length, 1, 1].map(Dim::from).to_vec())?;
+        matrix = n.binary(BinaryOp::Mul, matrix, column)?;
+    }
+    let frames = ops::Conv {
+        strides: vec![step],
+        dilations: vec![1],
+        padding: ops::Padding::none(1),
+        groups: 1,
+        epilogue: ops::Epilogue::default(),
+    };
+    let y = n.emit(frames, &[signal, matrix])?;
+    let (batch, frames) = (n.shape(y)[0].clone(), n.shape(y)[1].clone());
+    let y = n.reshape(y, vec![batch, frames, Dim::from(points), Dim::Fixed(2)])?;
+    n.set(0, y);
+    Ok(())
+}
