@@ -132,6 +132,11 @@ impl HostGraph {
     }
 }
 
+/// Whether the operator runs its bodies itself; other operators with bodies are functions of them.
+pub fn is_control_flow(domain: &str, op_type: &str) -> bool {
+    domain.is_empty() && matches!(op_type, "If" | "Loop" | "Scan")
+}
+
 impl HostNode {
     pub fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.attributes.get(name)

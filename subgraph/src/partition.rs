@@ -10,7 +10,7 @@ use crate::cost::{Capability, SEGMENT_NANOSECONDS, Work, bytes_at, host_nanoseco
 use crate::lower::{Lowering, Reject};
 use crate::report::{NodePlacement, Placement, PlacementReport, SegmentSummary};
 use crate::segment::{Fault, Segment, Uses, build};
-use crate::{HostGraph, HostNode, HostValueId};
+use crate::{HostGraph, HostNode, HostValueId, is_control_flow};
 
 /// What to take of what could be taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -92,7 +92,7 @@ impl<'g> Partitioner<'g, '_> {
             let excluded = &self.options.op_types_to_exclude;
             self.refused[index] = if excluded.contains(&node.op_type) || excluded.contains(&full) {
                 Some(Reject::new("excluded by op_types_to_exclude"))
-            } else if node.domain.is_empty() && matches!(node.op_type.as_str(), "If" | "Loop" | "Scan") {
+            } else if is_control_flow(&node.domain, &node.op_type) {
                 Some(Reject::new("control flow stays with the host"))
             } else if self.profit() && is_quantization(node) {
                 Some(Reject::new("quantized regions stay with the host under profit"))

@@ -8,7 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from conftest import Engraft, taken
-from models import branches, loop
+from models import branches, loop, model, value
+from onnx import TensorProto, helper
 
 BODIES = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 28)
 """Whether the host takes claims inside bodies."""
@@ -38,3 +39,17 @@ def test_a_loop(engraft: Engraft, count: int) -> None:
     assert ("MatMul" in in_bodies(report)) == BODIES
     x = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
     engraft.agree(session, made, {"count": np.array(count, np.int64), "x": x})
+
+
+def test_bodies_of_functions_stay_with_the_host(engraft: Engraft) -> None:
+    """The host makes a function of SequenceMap and its body after providers have been asked about the body."""
+    body = helper.make_graph(
+        [helper.make_node("Add", ["a", "b"], ["c"])], "body", [value("a", ["N"]), value("b", ["N"])], [value("c", ["N"])]
+    )
+    sequence = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)
+    total = helper.make_tensor_sequence_value_info("t", TensorProto.FLOAT, None)
+    made = model([helper.make_node("SequenceMap", ["s", "x"], ["t"], body=body)], [sequence, value("x", ["N"])], [total])
+    session = engraft.session(made, {"partition_policy": "maximal", "min_subgraph_size": 1})
+    items = [np.float32([1, 2]), np.float32([3, 4])]
+    (sums,) = session.run(None, {"s": items, "x": np.float32([10, 20])})
+    assert np.array_equal(sums, [[11, 22], [13, 24]])

@@ -21,7 +21,13 @@ struct Host {
     /// The newest Python 3 that its packages have wheels for.
     newest_python: u32,
     /// What runs there, below tests/.
-    tests: &'static [&'static str],
+    tests: &'static [&'static [&'static str]],
+}
+
+impl Host {
+    fn tests(&self) -> impl Iterator<Item = &'static str> {
+        self.tests.iter().copied().flatten().copied()
+    }
 }
 
 /// The core of tests/onnxruntime: what differs between hosts.
@@ -38,36 +44,39 @@ const CORE: &[&str] = &[
     "custom_op/test_segment.py",
 ];
 
+/// ONNX's backend test suite.
+const CONFORMANCE: &[&str] = &["conformance/test_conformance.py"];
+
 const HOSTS: [Host; 5] = [
     Host {
         name: "onnxruntime 1.18.0",
         requirements: "tests/hosts/onnxruntime-1.18.0.txt",
         newest_python: 12,
-        tests: &["custom_op"],
+        tests: &[&["custom_op"]],
     },
     Host {
         name: "onnxruntime 1.24.1",
         requirements: "tests/hosts/onnxruntime-1.24.1.txt",
         newest_python: 14,
-        tests: CORE,
+        tests: &[CORE, CONFORMANCE],
     },
     Host {
         name: "onnxruntime 1.28.0",
         requirements: "tests/hosts/onnxruntime-1.28.0.txt",
         newest_python: 14,
-        tests: CORE,
+        tests: &[CORE],
     },
     Host {
         name: "beside OpenVINO",
         requirements: "tests/hosts/openvino.txt",
         newest_python: 14,
-        tests: &["providers"],
+        tests: &[&["providers"]],
     },
     Host {
         name: "packages",
         requirements: "tests/hosts/packages.txt",
         newest_python: 14,
-        tests: &["packages"],
+        tests: &[&["packages"]],
     },
 ];
 
@@ -138,7 +147,7 @@ fn test_host(workspace: &Workspace, host: &Host, wheel: &Path) -> Result<(), Err
     let environment = Environment::prepare(workspace, Path::new(host.requirements), &["--no-deps"])?;
     build_command(workspace)?;
     environment.install_wheel(wheel)?;
-    let tests: Vec<PathBuf> = host.tests.iter().map(|test| workspace.root.join("tests").join(test)).collect();
+    let tests: Vec<PathBuf> = host.tests().map(|test| workspace.root.join("tests").join(test)).collect();
     let (files, folders): (Vec<PathBuf>, Vec<PathBuf>) = tests.into_iter().partition(|test| test.is_file());
     // A folder's files share a process, as they do where all of them run.
     let mut groups: Vec<Vec<PathBuf>> = Vec::new();
@@ -186,7 +195,7 @@ fn python_tests(workspace: &Workspace) -> Result<Vec<Vec<PathBuf>>, Error> {
     };
     let mut folders = Vec::new();
     for folder in list(&workspace.root.join("tests"))? {
-        let elsewhere = HOSTS.iter().flat_map(|host| host.tests).any(|test| folder.ends_with(test));
+        let elsewhere = HOSTS.iter().flat_map(Host::tests).any(|test| folder.ends_with(test));
         if folder.is_dir() && !elsewhere && list(&folder)?.iter().any(is_test) {
             folders.push(folder);
         }

@@ -218,7 +218,7 @@ impl Api {
         });
     }
 
-    /// The control-flow node whose body the graph is.
+    /// The node whose body the graph is: control flow, or a function of bodies as SequenceMap.
     pub fn parent_node<'a>(&self, graph: &'a OrtGraph) -> Result<Option<&'a OrtNode>> {
         let mut node = null();
         call!(self, Graph_GetParentNode(graph, &mut node))?;

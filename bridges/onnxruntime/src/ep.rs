@@ -169,16 +169,7 @@ impl Ep {
             // Known before anything is built: the report is closed and the session refused.
             return Ok(());
         }
-        let kept = match nested {
-            true if self.api.version() < NESTED_API => {
-                Some(format!("bodies of control flow stay with ONNX Runtime before 1.{NESTED_API}"))
-            }
-            true if self.context.enable => {
-                Some("compiled models keep the bodies of control flow as they are".to_owned())
-            }
-            _ => None,
-        };
-        if let Some(reason) = kept {
+        if let Some(reason) = self.kept_body(graph)? {
             for segment in &partitioned.segments {
                 report.decline(&path, &segment.name, &reason);
             }
@@ -285,7 +276,23 @@ impl Ep {
         Ok(())
     }
 
-    /// Where a body of control flow sits, as in `If_3/then_branch`.
+    /// Why the host keeps the graph as it is, if it is a node's body that it keeps.
+    fn kept_body(&self, graph: &OrtGraph) -> Result<Option<String>> {
+        let Some(node) = self.api.parent_node(graph)? else { return Ok(None) };
+        let (domain, op_type) = (self.api.node_domain(node)?, self.api.node_op_type(node)?);
+        Ok(if !engraft::is_control_flow(&domain, &op_type) {
+            // The host replaces the node by its function later, and cannot follow what was fused in its body.
+            Some(format!("the body of {op_type} becomes part of a function"))
+        } else if self.api.version() < NESTED_API {
+            Some(format!("bodies of control flow stay with ONNX Runtime before 1.{NESTED_API}"))
+        } else if self.context.enable {
+            Some("compiled models keep the bodies of control flow as they are".to_owned())
+        } else {
+            None
+        })
+    }
+
+    /// Where a node's body sits, as in `If_3/then_branch`.
     fn body_path(&self, graph: &OrtGraph, read: &HostGraph) -> Result<String> {
         let Some(node) = self.api.parent_node(graph)? else { return Ok(read.name.clone()) };
         let mut name = self.api.node_name(node)?;

@@ -487,8 +487,9 @@ fn binary(d: &Draw) -> Case {
     let right: Vec<f64> = (0..count(&b))
         .map(|_| match () {
             () if away => 0.5 + r.unit().abs(),
-            // Exponents and shifts of integers are small and not negative.
-            () if shift || op == BinaryOp::Pow => r.below(4) as f64,
+            // Exponents of integers are small and not negative; some shifts lie outside the type's width.
+            () if shift => r.below(80) as f64 - if dtype.is_signed_int() { 8.0 } else { 0.0 },
+            () if op == BinaryOp::Pow => r.below(4) as f64,
             () => 4.0 * r.unit(),
         })
         .collect();

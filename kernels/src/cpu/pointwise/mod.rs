@@ -158,6 +158,10 @@ impl Tactic for PointwiseTactic {
         "pointwise.tiles"
     }
 
+    fn version(&self) -> u32 {
+        2
+    }
+
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
         let program = compile(p)?;
         let walk = walk(p).ok_or_else(|| Reject::new("operands do not broadcast to the result"))?;

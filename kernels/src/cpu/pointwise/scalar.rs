@@ -109,8 +109,12 @@ macro_rules! integer {
                         }),
                         BinaryOp::Shr => map2(p, n, |x: T, y: T| {
                             #[allow(unused_comparisons)]
-                            let inside = (0..BITS).contains(&y);
-                            if inside { x.wrapping_shr(y as u32) } else { 0 }
+                            let (inside, negative) = ((0..BITS).contains(&y), x < 0);
+                            match inside {
+                                true => x.wrapping_shr(y as u32),
+                                false if negative => !0,
+                                false => 0,
+                            }
                         }),
                         BinaryOp::Eq => map2(p, n, |x: T, y: T| u8::from(x == y)),
                         BinaryOp::Ne => map2(p, n, |x: T, y: T| u8::from(x != y)),

@@ -267,6 +267,8 @@ fn integer_functions_are_exact() {
                     BinaryOp::Shr => {
                         if inside {
                             x >> y
+                        } else if x < 0 {
+                            -1
                         } else {
                             0
                         }
