@@ -87,11 +87,19 @@ fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
         return None;
     }
     let mut names = vec![node.name.clone(), softmax.name.clone()];
+    // A mask may have a name of its own for the number of keys: the last product takes it for equal to that of the values.
+    let keys = s.ty(v).shape[rank - 2].clone();
+    let alike = |t: &TensorType| {
+        let (last, batch) = (&t.shape[t.rank() - 1], &t.shape[..t.rank() - 1]);
+        t.dtype == ty.dtype
+            && batch == &ty.shape[..rank - 1]
+            && (*last == keys || *last == ty.shape[rank - 1])
+    };
     let mut at = softmax.inputs[0];
     let (mut scale, mut masks) = (1.0, Vec::new());
     let product = loop {
         let n = single(at)?;
-        if s.ty(at) != ty {
+        if !alike(s.ty(at)) {
             return None;
         }
         names.push(n.name.clone());
@@ -109,7 +117,7 @@ fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
             Op::Binary(Binary { op: BinaryOp::Add }) if scale == 1.0 => {
                 let (a, b) = (n.inputs[0], n.inputs[1]);
                 let scores = |v: ValueId| {
-                    s.ty(v) == ty
+                    alike(s.ty(v))
                         && s.producer(v).is_some_and(|(_, n)| {
                             matches!(n.op, Op::MatMul(_) | Op::Binary(_) | Op::Select(_))
                         })
@@ -152,7 +160,11 @@ fn find(s: &Sweep<'_>, id: NodeId) -> Option<Found> {
         return None;
     }
     let batch = |t: &TensorType| t.shape[..rank - 2].to_vec();
-    if batch(s.ty(q)) != batch(ty) || batch(s.ty(k)) != batch(ty) || batch(s.ty(v)) != batch(ty) {
+    if s.ty(n.outputs[0]).shape[rank - 1] != keys
+        || batch(s.ty(q)) != batch(ty)
+        || batch(s.ty(k)) != batch(ty)
+        || batch(s.ty(v)) != batch(ty)
+    {
         return None;
     }
     let is_roundabout = sq != 1.0

@@ -505,6 +505,28 @@ fn attention() {
     let net = g.optimized(&[y]);
     assert!(summary(&net).contains("attention*0.5+mask"), "{}", summary(&net));
 
+    // Tokens and mask with names of their own for the same length.
+    let mut g = Graph::new();
+    let named = |g: &mut Graph, name: &str, rank: usize, axis: usize, size: i64| {
+        let input = g.net.inputs().len() as u32;
+        let symbol = g.net.add_symbol(name, SymbolSource::InputDim { input, axis: axis as u32 });
+        let mut shape = vec![Dim::Fixed(size); rank];
+        shape[axis] = Dim::symbol(symbol);
+        let name = format!("x{input}");
+        g.net.add_input(name, TensorType::new(DType::F32, shape))
+    };
+    let q = named(&mut g, "queries", 4, 2, 3);
+    let k = named(&mut g, "keys", 4, 2, 3);
+    let v = g.net.add_input("v", g.net.ty(k).clone());
+    let mask = named(&mut g, "masked", 4, 3, 1);
+    let k = g.transpose(k, &[0, 1, 3, 2]);
+    let s = g.matmul(q, k);
+    let s = g.mul_by(s, 0.5);
+    let s = g.add(s, mask);
+    let p = softmaxed(&mut g, s);
+    let y = g.matmul(p, v);
+    g.becomes(&[y], "attention*0.5+mask");
+
     // Three axes, as Swin and fused batches of heads have them.
     let mut g = Graph::new();
     let (q, k, v) = (g.input(&[6, 5, 4]), g.input(&[6, 5, 4]), g.input(&[6, 5, 4]));
@@ -532,6 +554,24 @@ fn near_misses_of_attention() {
     let p = softmaxed(&mut g, s);
     let y = g.matmul(p, v);
     assert!(!summary(&g.optimized(&[p, y])).contains("attention"));
+
+    // A mask that may give the scores more rows.
+    let mut g = Graph::new();
+    let rows = [0, 3].map(|input| {
+        let symbol = g.net.add_symbol(&format!("rows{input}"), SymbolSource::InputDim { input, axis: 2 });
+        Dim::symbol(symbol)
+    });
+    let [one, four, five] = [1, 4, 5].map(Dim::Fixed);
+    let q = TensorType::new(DType::F32, [one.clone(), one.clone(), rows[0].clone(), four.clone()]);
+    let q = g.net.add_input("q", q);
+    let (k, v) = (g.input(&[1, 1, 4, 5]), g.input(&[1, 1, 5, 4]));
+    let mask =
+        g.net.add_input("mask", TensorType::new(DType::F32, [one.clone(), one, rows[1].clone(), five]));
+    let s = g.matmul(q, k);
+    let s = g.add(s, mask);
+    let p = softmaxed(&mut g, s);
+    let y = g.matmul(p, v);
+    assert!(!summary(&g.optimized(&[y])).contains("attention"));
 
     // A factor outside of the mask.
     let mut g = Graph::new();
