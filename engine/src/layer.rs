@@ -1,6 +1,6 @@
 //! A node made ready for concrete operands.
 
-use engraft_kernels::{Kernel, Problem, Tactic, TensorDesc};
+use engraft_kernels::{Kernel, Tactic, TensorDesc};
 use engraft_network::NodeId;
 use smallvec::SmallVec;
 
@@ -20,16 +20,28 @@ pub(crate) struct Layer {
     pub in_place: SmallVec<[bool; 8]>,
 }
 
+/// A tactic that takes a problem, its estimate, and its kernel for the problem.
+pub(crate) struct Choice {
+    pub tactic: &'static dyn Tactic,
+    pub cost_ns: f64,
+    pub kernel: Box<dyn Kernel>,
+}
+
 impl Layer {
-    /// `tactic` accepts the problem, at `cost_ns`.
-    pub(crate) fn new(node: NodeId, tactic: &dyn Tactic, p: &Problem<'_>, cost_ns: f64) -> Layer {
-        let kernel = tactic.prepare(p);
-        let result = &p.outputs[0];
-        let in_place = p.inputs.iter().enumerate().map(|(i, o)| {
+    /// Of the kernel that was chosen for these operands and results.
+    pub(crate) fn new(
+        node: NodeId,
+        choice: Choice,
+        inputs: SmallVec<[TensorDesc; 3]>,
+        outputs: SmallVec<[TensorDesc; 1]>,
+    ) -> Layer {
+        let Choice { tactic, cost_ns, kernel } = choice;
+        let result = &outputs[0];
+        let in_place = inputs.iter().enumerate().map(|(i, desc)| {
             kernel.in_place(i)
-                && o.desc.dtype == result.dtype
-                && o.desc.shape == result.shape
-                && o.desc.is_dense()
+                && desc.dtype == result.dtype
+                && desc.shape == result.shape
+                && desc.is_dense()
                 && result.is_dense()
         });
         Layer {
@@ -37,10 +49,10 @@ impl Layer {
             of_node: true,
             tactic: tactic.id(),
             cost_ns,
-            inputs: p.inputs.iter().map(|o| o.desc.clone()).collect(),
-            outputs: p.outputs.iter().cloned().collect(),
-            packed: SmallVec::from_elem(None, p.inputs.len()),
+            packed: SmallVec::from_elem(None, inputs.len()),
             in_place: in_place.collect(),
+            inputs,
+            outputs,
             kernel,
         }
     }

@@ -2,6 +2,7 @@
 //! written straight into another value's buffer, and which tactics are in question for each node.
 
 use crate::error::PlanError;
+use crate::layer::Choice;
 use engraft_kernels::{Class, Isa, Operand, Precision, Problem, Tactic, TensorDesc, catalog};
 use engraft_network::ops::Assumption;
 use engraft_network::{
@@ -371,10 +372,10 @@ impl Program {
         self.copy_rows = catalog::cpu().iter().copied().filter(copies).collect();
     }
 
-    /// The tactic for a copy between layouts, with its estimate.
-    pub(crate) fn choose_copy(&self, p: &Problem<'_>) -> Option<(&'static dyn Tactic, f64)> {
+    /// The kernel for a copy between layouts.
+    pub(crate) fn choose_copy(&self, p: &Problem<'_>) -> Option<Choice> {
         let best = catalog::best_among(&self.copy_rows, p).or_else(|| catalog::best(p));
-        best.map(|(t, fit)| (t, fit.cost_ns))
+        best.map(|(tactic, fit)| Choice { tactic, cost_ns: fit.cost_ns, kernel: tactic.prepare(p) })
     }
 
     /// Calls `f` with the node's problem under `env`, everything dense. `None` if a shape is impossible under `env`.
@@ -418,10 +419,15 @@ impl Program {
         })
     }
 
-    /// The tactic for a concrete problem: the tuned one of the nearest size, else the cheapest by estimate.
-    pub(crate) fn choose(&self, id: NodeId, p: &Problem<'_>) -> Option<(&'static dyn Tactic, f64)> {
+    /// The kernel for a concrete problem: of the tuned tactic of the nearest size, else of the cheapest by estimate.
+    pub(crate) fn choose(&self, id: NodeId, p: &Problem<'_>) -> Option<Choice> {
         let usable = |t: &'static dyn Tactic| {
             t.accepts(p).ok().filter(|_| self.packings_at_hand(id, t, p)).map(|fit| (t, fit.cost_ns))
+        };
+        let made = |tactic: &'static dyn Tactic| {
+            let (fit, kernel) = tactic.try_prepare(p).ok()?;
+            let choice = Choice { tactic, cost_ns: fit.cost_ns, kernel };
+            self.packings_at_hand(id, tactic, p).then_some(choice)
         };
         let tuned = &self.tuned[id.index()];
         if !tuned.is_empty() {
@@ -430,13 +436,21 @@ impl Program {
                 .iter()
                 .min_by(|a, b| distance(a, size, p.threads).total_cmp(&distance(b, size, p.threads)));
             if let Some((_, _, t)) = nearest
-                && let Some(found) = usable(*t)
+                && let Some(found) = made(*t)
             {
                 return Some(found);
             }
         }
+        let shortlist = &self.shortlist[id.index()];
+        // Most nodes have one optimized tactic, which need not compete.
+        let mut optimized = shortlist.iter().filter(|t| t.class() == Class::Optimized);
+        if let (Some(only), None) = (optimized.next(), optimized.next())
+            && let Some(found) = made(*only)
+        {
+            return Some(found);
+        }
         let mut best: Option<(&'static dyn Tactic, f64)> = None;
-        for t in &self.shortlist[id.index()] {
+        for t in shortlist {
             if t.class() == Class::Reference && best.is_some() {
                 continue;
             }
@@ -447,13 +461,14 @@ impl Program {
             }
         }
         // Strides that none of them reads: ask the whole catalog before giving up.
-        best.or_else(|| {
+        let best = best.or_else(|| {
             catalog::cpu().iter().copied().filter_map(usable).min_by(|a, b| {
                 (a.0.class() == Class::Reference, a.1)
                     .partial_cmp(&(b.0.class() == Class::Reference, b.1))
                     .unwrap_or(std::cmp::Ordering::Equal)
             })
-        })
+        });
+        best.map(|(tactic, cost_ns)| Choice { tactic, cost_ns, kernel: tactic.prepare(p) })
     }
 
     pub(crate) fn node(&self, id: NodeId) -> Option<&Node> {

@@ -372,17 +372,17 @@ impl<'a> Planner<'a> {
         let results: SmallVec<[TensorDesc; 1]> =
             node.outputs.iter().map(|v| self.at(*v).desc.clone()).collect();
         let problem = self.problem(&node.op, &operands, &results);
-        let Some((tactic, cost)) = program.choose(id, &problem) else {
+        let Some(choice) = program.choose(id, &problem) else {
             return Err(self.error(id, format!("no tactic takes `{}` at these strides", node.op.name())));
         };
-        let mut layer = Layer::new(id, tactic, &problem, cost);
-        for (i, operand) in operands.iter().enumerate() {
-            layer.packed[i] = operand.constant.and_then(|_| tactic.packing(&problem, i)).and_then(|name| {
-                let list = program.packed.get(&(id, i as u32))?;
-                list.iter().find(|x| x.packing == name).map(|x| x.address)
-            });
-        }
-        Ok(layer)
+        let packed = operands.iter().enumerate().map(|(i, operand)| {
+            let name = operand.constant.and_then(|_| choice.tactic.packing(&problem, i))?;
+            let list = program.packed.get(&(id, i as u32))?;
+            list.iter().find(|x| x.packing == name).map(|x| x.address)
+        });
+        let packed = packed.collect();
+        let descs = operands.into_iter().map(|o| o.desc).collect();
+        Ok(Layer { packed, ..Layer::new(id, choice, descs, results) })
     }
 
     fn problem<'p>(&self, op: &'p Op, inputs: &'p [Operand<'p>], outputs: &'p [TensorDesc]) -> Problem<'p>
@@ -408,10 +408,11 @@ impl<'a> Planner<'a> {
         let operands = [Operand { desc: from.desc.clone(), constant: None }];
         let results = [to.desc.clone()];
         let problem = self.problem(op, &operands, &results);
-        let Some((tactic, cost)) = program.choose_copy(&problem) else {
+        let Some(choice) = program.choose_copy(&problem) else {
             return Err(self.error(node, "no tactic copies these strides"));
         };
-        let layer = Layer { of_node: false, ..Layer::new(node, tactic, &problem, cost) };
+        let descs = operands.into_iter().map(|o| o.desc).collect();
+        let layer = Layer { of_node: false, ..Layer::new(node, choice, descs, results.into()) };
         self.push(
             Arc::new(layer),
             SmallVec::from_slice(&[(from.root, from.offset)]),

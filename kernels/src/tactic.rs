@@ -9,12 +9,20 @@ use engraft_network::{DType, Op, Tensor};
 use smallvec::SmallVec;
 
 /// Concrete type and placement of an operand or a result.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub struct TensorDesc {
     pub dtype: DType,
     pub shape: SmallVec<[usize; 6]>,
     /// In elements; 0 broadcasts. Axes of size 1 may have any stride.
     pub strides: SmallVec<[isize; 6]>,
+}
+
+impl Clone for TensorDesc {
+    /// As one copy each, not element by element: specializing copies many.
+    fn clone(&self) -> TensorDesc {
+        let (shape, strides) = (SmallVec::from_slice(&self.shape), SmallVec::from_slice(&self.strides));
+        TensorDesc { dtype: self.dtype, shape, strides }
+    }
 }
 
 impl TensorDesc {
@@ -193,6 +201,41 @@ pub trait Tactic: Sync {
 
     /// The kernel for a problem that [`Tactic::accepts`]. About a microsecond: it runs for every layer at every new shape.
     fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel>;
+
+    /// [`Tactic::accepts`] and [`Tactic::prepare`] in one, for a tactic that is as good as chosen.
+    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
+        let fit = self.accepts(p)?;
+        Ok((fit, self.prepare(p)))
+    }
+}
+
+/// A tactic whose estimate is made from its kernel.
+pub(crate) trait Build: Tactic {
+    type Kernel: Kernel + 'static;
+
+    fn build(&self, p: &Problem<'_>) -> Result<Self::Kernel, Reject>;
+
+    /// The estimate for a kernel that was built for `p`. Errors: a kernel that could run, but never should.
+    fn fit(&self, kernel: &Self::Kernel, p: &Problem<'_>) -> Result<Fit, Reject>;
+
+    /// [`Tactic::accepts`].
+    fn fit_of(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
+        self.fit(&self.build(p)?, p)
+    }
+
+    /// [`Tactic::prepare`].
+    fn boxed(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
+        match self.build(p) {
+            Ok(kernel) => Box::new(kernel),
+            Err(reject) => unreachable!("{}: prepared for a problem that it rejects: {reject}", self.id()),
+        }
+    }
+
+    /// [`Tactic::try_prepare`].
+    fn boxed_fit(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
+        let kernel = self.build(p)?;
+        Ok((self.fit(&kernel, p)?, Box::new(kernel)))
+    }
 }
 
 /// An operator made ready for concrete shapes: immutable, shared by all threads and contexts.

@@ -9,6 +9,7 @@ use crate::cpu::gemm::epilogue::{Finisher, dense_rows};
 use crate::cpu::gemm::matmul::{Operand2, batch_dims};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Grid, tasks_for};
+use crate::tactic::Build;
 use crate::{Args, Fit, Kernel, KernelError, Precision, Problem, Reject, Tactic, TensorDesc};
 use engraft_network::{DType, Op, Tensor};
 use smallvec::SmallVec;
@@ -69,7 +70,7 @@ impl Weights {
 }
 
 /// A problem made ready.
-struct TileKernel<T> {
+pub(crate) struct TileKernel<T> {
     sweep: TileSweep,
     finisher: Finisher<f32>,
     weights: Weights,
@@ -103,6 +104,71 @@ impl<T: Tiles + 'static> TileTactic<T> {
             Products::Three => Precision::Tf32,
         }
     }
+
+    fn source(&self, g: &Geometry, channels: usize) -> Source {
+        if channels < FEW_CHANNELS && g.taps() > 1 {
+            return Source::new(Kind::Windows(*g), self.products, channels);
+        }
+        if g.taps() == 1 && g.is_inside() {
+            let dims = (0..3).map(|d| (g.output[d], g.input_stride[d] * g.stride[d] as isize));
+            if let Some(rows) = RowMap::new(std::iter::once((g.batch, g.batch_stride)).chain(dims)) {
+                return Source::new(Kind::Rows { rows, step: 1 }, self.products, channels);
+            }
+        }
+        if channels < FEW_CHANNELS {
+            return Source::new(Kind::Windows(*g), self.products, channels);
+        }
+        Source::new(Kind::Image(*g), self.products, channels)
+    }
+
+    fn kernel(
+        &self,
+        p: &Problem<'_>,
+        weights: Weights,
+        source: Source,
+        finisher: Finisher<f32>,
+        groups: usize,
+        b: RowMap,
+        batch: usize,
+        units: usize,
+        dynamic: Option<Dynamic>,
+    ) -> Result<TileKernel<T>, Reject> {
+        let out_rows = dense_rows(&p.outputs[0])?;
+        let residual = finisher.residual_rows(out_rows);
+        let rows = (units * source.unit * batch * groups) as f64;
+        // Five times as fast as without tiles: tasks are that much larger.
+        let flops = 2.0 * rows * (weights.k * weights.taps * weights.n) as f64 / 4.0;
+        let tasks = tasks_for(flops, p.threads);
+        let panels = split::panels(weights.n);
+        let step = if source.unit == 1 { 2 * ROWS } else { 1 };
+        let grid = Grid::new(units, panels, step, tasks.div_ceil(batch * groups));
+        let isa = crate::Isa::best_within(Some(p.isa));
+        let sweep = TileSweep { source, products: self.products, n: weights.n, out: out_rows, residual, isa };
+        let scratch = finisher.scratch_bytes().next_multiple_of(64) + sweep.scratch_bytes();
+        let mut phases = SmallVec::new();
+        if dynamic.is_some() {
+            phases.push((batch * panels).min(2 * p.threads));
+        }
+        phases.push(batch * groups * grid.tasks());
+        Ok(TileKernel {
+            sweep,
+            finisher,
+            weights,
+            groups,
+            b,
+            batch,
+            units,
+            grid,
+            dynamic,
+            phases,
+            scratch,
+            marker: PhantomData,
+        })
+    }
+}
+
+impl<T: Tiles + 'static> Build for TileTactic<T> {
+    type Kernel = TileKernel<T>;
 
     fn build(&self, p: &Problem<'_>) -> Result<TileKernel<T>, Reject> {
         if !matches!(p.op, Op::MatMul(_) | Op::Conv(_)) {
@@ -174,79 +240,7 @@ impl<T: Tiles + 'static> TileTactic<T> {
         }
     }
 
-    fn source(&self, g: &Geometry, channels: usize) -> Source {
-        if channels < FEW_CHANNELS && g.taps() > 1 {
-            return Source::new(Kind::Windows(*g), self.products, channels);
-        }
-        if g.taps() == 1 && g.is_inside() {
-            let dims = (0..3).map(|d| (g.output[d], g.input_stride[d] * g.stride[d] as isize));
-            if let Some(rows) = RowMap::new(std::iter::once((g.batch, g.batch_stride)).chain(dims)) {
-                return Source::new(Kind::Rows { rows, step: 1 }, self.products, channels);
-            }
-        }
-        if channels < FEW_CHANNELS {
-            return Source::new(Kind::Windows(*g), self.products, channels);
-        }
-        Source::new(Kind::Image(*g), self.products, channels)
-    }
-
-    fn kernel(
-        &self,
-        p: &Problem<'_>,
-        weights: Weights,
-        source: Source,
-        finisher: Finisher<f32>,
-        groups: usize,
-        b: RowMap,
-        batch: usize,
-        units: usize,
-        dynamic: Option<Dynamic>,
-    ) -> Result<TileKernel<T>, Reject> {
-        let out_rows = dense_rows(&p.outputs[0])?;
-        let residual = finisher.residual_rows(out_rows);
-        let rows = (units * source.unit * batch * groups) as f64;
-        // Five times as fast as without tiles: tasks are that much larger.
-        let flops = 2.0 * rows * (weights.k * weights.taps * weights.n) as f64 / 4.0;
-        let tasks = tasks_for(flops, p.threads);
-        let panels = split::panels(weights.n);
-        let step = if source.unit == 1 { 2 * ROWS } else { 1 };
-        let grid = Grid::new(units, panels, step, tasks.div_ceil(batch * groups));
-        let isa = crate::Isa::best_within(Some(p.isa));
-        let sweep = TileSweep { source, products: self.products, n: weights.n, out: out_rows, residual, isa };
-        let scratch = finisher.scratch_bytes().next_multiple_of(64) + sweep.scratch_bytes();
-        let mut phases = SmallVec::new();
-        if dynamic.is_some() {
-            phases.push((batch * panels).min(2 * p.threads));
-        }
-        phases.push(batch * groups * grid.tasks());
-        Ok(TileKernel {
-            sweep,
-            finisher,
-            weights,
-            groups,
-            b,
-            batch,
-            units,
-            grid,
-            dynamic,
-            phases,
-            scratch,
-            marker: PhantomData,
-        })
-    }
-}
-
-impl<T: Tiles + 'static> Tactic for TileTactic<T> {
-    fn id(&self) -> &'static str {
-        self.id
-    }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let kernel = self.build(p)?;
+    fn fit(&self, kernel: &TileKernel<T>, p: &Problem<'_>) -> Result<Fit, Reject> {
         let (w, source) = (&kernel.weights, &kernel.sweep.source);
         let rows = (kernel.units * source.unit * kernel.batch * kernel.groups) as f64;
         let k = (split::steps(w.k) * super::tile::STEP * w.taps) as f64;
@@ -270,6 +264,20 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
         let threads = p.threads.min(kernel.phases.iter().copied().max().unwrap_or(1)).max(1) as f64;
         let cost_ns = 150.0 + (work.max(traffic) + staged * splitting + pack + post) / threads;
         Ok(Fit { cost_ns })
+    }
+}
+
+impl<T: Tiles + 'static> Tactic for TileTactic<T> {
+    fn id(&self) -> &'static str {
+        self.id
+    }
+
+    fn version(&self) -> u32 {
+        2
+    }
+
+    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
+        self.fit_of(p)
     }
 
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
@@ -306,10 +314,11 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
     }
 
     fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        match self.build(p) {
-            Ok(kernel) => Box::new(kernel),
-            Err(reject) => unreachable!("{}: prepared for a problem that it rejects: {reject}", self.id),
-        }
+        self.boxed(p)
+    }
+
+    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
+        self.boxed_fit(p)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Strided, Sweep, tasks_for};
 use crate::cpu::pack::{self, Matrix};
+use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::ops::Conv;
 use engraft_network::{DType, Op};
@@ -37,7 +38,7 @@ enum Rows {
 /// Fewer channels than this are gathered by kernel rows rather than one by one.
 const FEW_CHANNELS: usize = 12;
 
-struct ConvKernel<E: 'static> {
+pub(crate) struct ConvKernel<E: 'static> {
     geometry: Geometry,
     rows: Rows,
     sweep: Sweep<E>,
@@ -70,6 +71,10 @@ impl<E: Number> ConvTactic<E> {
         }
         Ok(op)
     }
+}
+
+impl<E: Number> Build for ConvTactic<E> {
+    type Kernel = ConvKernel<E>;
 
     fn build(&self, p: &Problem<'_>) -> Result<ConvKernel<E>, Reject> {
         let op = self.op(p)?;
@@ -144,6 +149,20 @@ impl<E: Number> ConvTactic<E> {
         }
         Ok(kernel)
     }
+
+    fn fit(&self, kernel: &ConvKernel<E>, p: &Problem<'_>) -> Result<Fit, Reject> {
+        let m = kernel.grid.rows * kernel.groups;
+        let padded = (pack::panels::<E>(kernel.n) * E::PANEL) as f64;
+        let work = (m * kernel.k) as f64 * padded / self.speed;
+        let weights = (kernel.groups * kernel.packed_group * size_of::<E>()) as f64;
+        let traffic = weights / if weights > 8e6 { 12.0 } else { 60.0 };
+        let pack = if kernel.constant { 0.0 } else { weights / 8.0 };
+        let tables =
+            (m * kernel.sweep.taps) as f64 * if matches!(kernel.rows, Rows::Plain(_)) { 0.3 } else { 1.0 };
+        let post = (m * kernel.n) as f64 * (0.05 + kernel.finisher.cost_per_element());
+        let threads = p.threads.min(kernel.phases.iter().copied().max().unwrap_or(1)).max(1) as f64;
+        Ok(Fit { cost_ns: 100.0 + (work.max(traffic) + tables + pack + post) / threads })
+    }
 }
 
 impl<E: Number> Tactic for ConvTactic<E> {
@@ -156,18 +175,7 @@ impl<E: Number> Tactic for ConvTactic<E> {
     }
 
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let kernel = self.build(p)?;
-        let m = kernel.grid.rows * kernel.groups;
-        let padded = (pack::panels::<E>(kernel.n) * E::PANEL) as f64;
-        let work = (m * kernel.k) as f64 * padded / self.speed;
-        let weights = (kernel.groups * kernel.packed_group * size_of::<E>()) as f64;
-        let traffic = weights / if weights > 8e6 { 12.0 } else { 60.0 };
-        let pack = if kernel.constant { 0.0 } else { weights / 8.0 };
-        let tables =
-            (m * kernel.sweep.taps) as f64 * if matches!(kernel.rows, Rows::Plain(_)) { 0.3 } else { 1.0 };
-        let post = (m * kernel.n) as f64 * (0.05 + kernel.finisher.cost_per_element());
-        let threads = p.threads.min(kernel.phases.iter().copied().max().unwrap_or(1)).max(1) as f64;
-        Ok(Fit { cost_ns: 100.0 + (work.max(traffic) + tables + pack + post) / threads })
+        self.fit_of(p)
     }
 
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
@@ -198,10 +206,11 @@ impl<E: Number> Tactic for ConvTactic<E> {
     }
 
     fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        match self.build(p) {
-            Ok(kernel) => Box::new(kernel),
-            Err(reject) => unreachable!("{}: prepared for a problem that it rejects: {reject}", self.id),
-        }
+        self.boxed(p)
+    }
+
+    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
+        self.boxed_fit(p)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::cpu::gemm::epilogue::{Finisher, Number, Window, dense_window, is_type
 use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::sweep::{Grid, Sweep, tasks_for};
 use crate::cpu::pack::{self, Matrix};
+use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::ops::{ConvTranspose, Padding};
 use engraft_network::{DType, Op};
@@ -146,7 +147,7 @@ struct Pass<E: 'static> {
     first_task: usize,
 }
 
-struct ConvTransposeKernel<E: 'static> {
+pub(crate) struct ConvTransposeKernel<E: 'static> {
     classes: Classes,
     input: [usize; 3],
     input_stride: [isize; 3],
@@ -172,6 +173,10 @@ impl<E: Number> ConvTransposeTactic<E> {
         }
         Ok(op)
     }
+}
+
+impl<E: Number> Build for ConvTransposeTactic<E> {
+    type Kernel = ConvTransposeKernel<E>;
 
     fn build(&self, p: &Problem<'_>) -> Result<ConvTransposeKernel<E>, Reject> {
         let op = self.op(p)?;
@@ -269,19 +274,8 @@ impl<E: Number> ConvTransposeTactic<E> {
         }
         Ok(kernel)
     }
-}
 
-impl<E: Number> Tactic for ConvTransposeTactic<E> {
-    fn id(&self) -> &'static str {
-        self.id
-    }
-
-    fn computes(&self) -> Option<DType> {
-        Some(E::DTYPE)
-    }
-
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let kernel = self.build(p)?;
+    fn fit(&self, kernel: &ConvTransposeKernel<E>, p: &Problem<'_>) -> Result<Fit, Reject> {
         let padded = (pack::panels::<E>(kernel.classes.n) * E::PANEL) as f64;
         let (mut work, mut post) = (0.0, 0.0);
         for pass in &kernel.passes {
@@ -294,6 +288,20 @@ impl<E: Number> Tactic for ConvTransposeTactic<E> {
         let pack = if kernel.constant { 0.0 } else { weights / 8.0 };
         let threads = p.threads.min(kernel.phases.iter().copied().max().unwrap_or(1)).max(1) as f64;
         Ok(Fit { cost_ns: 100.0 + (work + pack + post) / threads })
+    }
+}
+
+impl<E: Number> Tactic for ConvTransposeTactic<E> {
+    fn id(&self) -> &'static str {
+        self.id
+    }
+
+    fn computes(&self) -> Option<DType> {
+        Some(E::DTYPE)
+    }
+
+    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
+        self.fit_of(p)
     }
 
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
@@ -320,10 +328,11 @@ impl<E: Number> Tactic for ConvTransposeTactic<E> {
     }
 
     fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        match self.build(p) {
-            Ok(kernel) => Box::new(kernel),
-            Err(reject) => unreachable!("{}: prepared for a problem that it rejects: {reject}", self.id),
-        }
+        self.boxed(p)
+    }
+
+    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
+        self.boxed_fit(p)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::cpu::conv::geometry::{self, Geometry};
 use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows, is_type};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, tasks_for};
+use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::{DType, Op};
 use kernel::{Strip, Strips};
@@ -25,7 +26,7 @@ pub struct DepthwiseTactic<E: 'static> {
     speed: f64,
 }
 
-struct DepthwiseKernel<E: 'static> {
+pub(crate) struct DepthwiseKernel<E: 'static> {
     strips: &'static Strips<E>,
     geometry: Geometry,
     out: RowMap,
@@ -46,7 +47,9 @@ const BAND_BYTES: usize = 256 << 10;
 /// Bytes of the input rows under one kernel row that should stay in L1.
 const L1_BYTES: usize = 24 << 10;
 
-impl<E: Number> DepthwiseTactic<E> {
+impl<E: Number> Build for DepthwiseTactic<E> {
+    type Kernel = DepthwiseKernel<E>;
+
     fn build(&self, p: &Problem<'_>) -> Result<DepthwiseKernel<E>, Reject> {
         let Op::Conv(op) = p.op else { return Err(Reject::new("not a convolution")) };
         let (x, w, out) = (&p.inputs[0].desc, &p.inputs[1].desc, &p.outputs[0]);
@@ -99,6 +102,16 @@ impl<E: Number> DepthwiseTactic<E> {
             phases,
         })
     }
+
+    fn fit(&self, kernel: &DepthwiseKernel<E>, p: &Problem<'_>) -> Result<Fit, Reject> {
+        let outputs = (kernel.geometry.pixels() * kernel.channels) as f64;
+        let lanes = self.strips.lanes as f64;
+        let wasted = (kernel.channels as f64 / lanes).ceil() * lanes / kernel.channels.max(1) as f64;
+        let work = outputs * kernel.geometry.taps() as f64 * wasted / self.speed;
+        let post = outputs * (0.05 + kernel.finisher.cost_per_element());
+        let threads = p.threads.min(kernel.phases.first().copied().unwrap_or(1)).max(1) as f64;
+        Ok(Fit { cost_ns: 100.0 + (work + post) / threads })
+    }
 }
 
 impl<E: Number> Tactic for DepthwiseTactic<E> {
@@ -111,21 +124,15 @@ impl<E: Number> Tactic for DepthwiseTactic<E> {
     }
 
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let kernel = self.build(p)?;
-        let outputs = (kernel.geometry.pixels() * kernel.channels) as f64;
-        let lanes = self.strips.lanes as f64;
-        let wasted = (kernel.channels as f64 / lanes).ceil() * lanes / kernel.channels.max(1) as f64;
-        let work = outputs * kernel.geometry.taps() as f64 * wasted / self.speed;
-        let post = outputs * (0.05 + kernel.finisher.cost_per_element());
-        let threads = p.threads.min(kernel.phases.first().copied().unwrap_or(1)).max(1) as f64;
-        Ok(Fit { cost_ns: 100.0 + (work + post) / threads })
+        self.fit_of(p)
     }
 
     fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        match self.build(p) {
-            Ok(kernel) => Box::new(kernel),
-            Err(reject) => unreachable!("{}: prepared for a problem that it rejects: {reject}", self.id),
-        }
+        self.boxed(p)
+    }
+
+    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
+        self.boxed_fit(p)
     }
 }
 

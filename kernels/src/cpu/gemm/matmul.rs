@@ -5,6 +5,7 @@ use super::micro::{self, Micro};
 use super::rows::RowMap;
 use super::sweep::{Gathered, Grid, Strided, Sweep, tasks_for};
 use crate::cpu::pack::{self, Matrix};
+use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic, TensorDesc};
 use engraft_network::ops::MatMul;
 use engraft_network::{DType, Op};
@@ -66,7 +67,7 @@ enum Weights {
 }
 
 /// A product ready to run: `batch` products of `m x k` by `k x n`.
-struct MatMulKernel<E: 'static> {
+pub(crate) struct MatMulKernel<E: 'static> {
     sweep: Sweep<E>,
     finisher: Finisher<E>,
     batch: usize,
@@ -109,6 +110,10 @@ impl<E: Number> MatMulTactic<E> {
         }
         Ok(op)
     }
+}
+
+impl<E: Number> Build for MatMulTactic<E> {
+    type Kernel = MatMulKernel<E>;
 
     fn build(&self, p: &Problem<'_>) -> Result<MatMulKernel<E>, Reject> {
         let op = self.op(p)?;
@@ -205,20 +210,9 @@ impl<E: Number> MatMulTactic<E> {
             in_place,
         })
     }
-}
 
-impl<E: Number> Tactic for MatMulTactic<E> {
-    fn id(&self) -> &'static str {
-        self.id
-    }
-
-    fn computes(&self) -> Option<DType> {
-        Some(E::DTYPE)
-    }
-
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
+    fn fit(&self, kernel: &MatMulKernel<E>, p: &Problem<'_>) -> Result<Fit, Reject> {
         let op = self.op(p)?;
-        let kernel = self.build(p)?;
         let left = Operand2::new(&p.inputs[0].desc, op.trans_a);
         let contiguous = left.col == 1;
         if self.copied && !contiguous {
@@ -241,6 +235,20 @@ impl<E: Number> Tactic for MatMulTactic<E> {
         let post = (m * n) as f64 * (0.05 + kernel.finisher.cost_per_element());
         let threads = p.threads.min(kernel.phases.iter().copied().max().unwrap_or(1)).max(1) as f64;
         Ok(Fit { cost_ns: 100.0 + (work.max(traffic) + copy + pack + post) / threads })
+    }
+}
+
+impl<E: Number> Tactic for MatMulTactic<E> {
+    fn id(&self) -> &'static str {
+        self.id
+    }
+
+    fn computes(&self) -> Option<DType> {
+        Some(E::DTYPE)
+    }
+
+    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
+        self.fit_of(p)
     }
 
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
@@ -275,10 +283,11 @@ impl<E: Number> Tactic for MatMulTactic<E> {
     }
 
     fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        match self.build(p) {
-            Ok(kernel) => Box::new(kernel),
-            Err(reject) => unreachable!("{}: prepared for a problem that it rejects: {reject}", self.id),
-        }
+        self.boxed(p)
+    }
+
+    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
+        self.boxed_fit(p)
     }
 }
 

@@ -5,6 +5,7 @@ use super::lanes::{Elem, Lanes};
 use super::matmul::{Operand2, batch_dims};
 use super::rows::RowMap;
 use super::sweep::tasks_for;
+use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::{DType, Op};
 use smallvec::SmallVec;
@@ -226,7 +227,7 @@ pub struct ThinTactic<E: 'static> {
     thin: &'static Thin<E>,
 }
 
-struct ThinMatMul<E: 'static> {
+pub(crate) struct ThinMatMul<E: 'static> {
     thin: &'static Thin<E>,
     finisher: Finisher<E>,
     batch: usize,
@@ -250,7 +251,9 @@ struct ThinMatMul<E: 'static> {
     phases: SmallVec<[usize; 1]>,
 }
 
-impl<E: Number> ThinTactic<E> {
+impl<E: Number> Build for ThinTactic<E> {
+    type Kernel = ThinMatMul<E>;
+
     fn build(&self, p: &Problem<'_>) -> Result<ThinMatMul<E>, Reject> {
         let Op::MatMul(op) = p.op else { return Err(Reject::new("not a matrix product")) };
         if p.isa < self.isa || !self.isa.supported() {
@@ -309,6 +312,17 @@ impl<E: Number> ThinTactic<E> {
             phases,
         })
     }
+
+    fn fit(&self, t: &ThinMatMul<E>, p: &Problem<'_>) -> Result<Fit, Reject> {
+        let products = (t.batch * t.m * t.k * t.n) as f64;
+        let bytes = (t.batch * t.k * t.n * size_of::<E>()) as f64;
+        let work = products / (self.thin.lanes as f64 * if t.dots { 0.8 } else { 1.5 });
+        let reduce = if t.dots { (t.batch * t.m * t.n) as f64 * 2.0 } else { 0.0 };
+        let traffic = bytes / if bytes > 8e6 { 12.0 } else { 40.0 };
+        let post = (t.batch * t.m * t.n) as f64 * (0.1 + t.finisher.cost_per_element());
+        let threads = p.threads.min(t.phases.first().copied().unwrap_or(1)).max(1) as f64;
+        Ok(Fit { cost_ns: 100.0 + (work.max(traffic) + reduce + post) / threads })
+    }
 }
 
 impl<E: Number> Tactic for ThinTactic<E> {
@@ -321,22 +335,15 @@ impl<E: Number> Tactic for ThinTactic<E> {
     }
 
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let t = self.build(p)?;
-        let products = (t.batch * t.m * t.k * t.n) as f64;
-        let bytes = (t.batch * t.k * t.n * size_of::<E>()) as f64;
-        let work = products / (self.thin.lanes as f64 * if t.dots { 0.8 } else { 1.5 });
-        let reduce = if t.dots { (t.batch * t.m * t.n) as f64 * 2.0 } else { 0.0 };
-        let traffic = bytes / if bytes > 8e6 { 12.0 } else { 40.0 };
-        let post = (t.batch * t.m * t.n) as f64 * (0.1 + t.finisher.cost_per_element());
-        let threads = p.threads.min(t.phases.first().copied().unwrap_or(1)).max(1) as f64;
-        Ok(Fit { cost_ns: 100.0 + (work.max(traffic) + reduce + post) / threads })
+        self.fit_of(p)
     }
 
     fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        match self.build(p) {
-            Ok(kernel) => Box::new(kernel),
-            Err(reject) => unreachable!("{}: prepared for a problem that it rejects: {reject}", self.id),
-        }
+        self.boxed(p)
+    }
+
+    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
+        self.boxed_fit(p)
     }
 }
 

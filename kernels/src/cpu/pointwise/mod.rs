@@ -15,6 +15,7 @@ mod walk;
 pub use program::Program;
 
 use crate::cpu::simd::dispatch;
+use crate::tactic::Build;
 use crate::{Args, Fit, Kernel, KernelError, Problem, Reject, Tactic, TensorDesc};
 use engraft_network::{DType, Expr, ExprNode, Op};
 use smallvec::SmallVec;
@@ -163,19 +164,27 @@ impl Tactic for PointwiseTactic {
     }
 
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
+        self.fit_of(p)
+    }
+
+    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
+        self.boxed(p)
+    }
+
+    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
+        self.boxed_fit(p)
+    }
+}
+
+impl Build for PointwiseTactic {
+    type Kernel = PointwiseKernel;
+
+    fn build(&self, p: &Problem<'_>) -> Result<PointwiseKernel, Reject> {
         let program = compile(p)?;
         let walk = walk(p).ok_or_else(|| Reject::new("operands do not broadcast to the result"))?;
         if walk.output.col == 0 && walk.elements() > 1 {
             return Err(Reject::new("the result's elements share memory"));
         }
-        let gathers = Frame::new(&program, &walk).gathers(&walk);
-        let cost = cost(p, &program, gathers);
-        Ok(Fit { cost_ns: cost / (p.threads as f64).min(cost / 1000.0).max(1.0) })
-    }
-
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        let program = compile(p).expect("accepted");
-        let walk = walk(p).expect("accepted");
         let frame = Frame::new(&program, &walk);
         let tasks = tasks(cost(p, &program, frame.gathers(&walk)), walk.units(), p.threads);
         let output = &p.outputs[0];
@@ -184,7 +193,12 @@ impl Tactic for PointwiseTactic {
             .iter()
             .map(|o| program.overwrites() && o.desc == *output && frame.scratch_bytes() > 0)
             .collect();
-        Box::new(PointwiseKernel { program, walk, frame, phases: [tasks], in_place })
+        Ok(PointwiseKernel { program, walk, frame, phases: [tasks], in_place })
+    }
+
+    fn fit(&self, kernel: &PointwiseKernel, p: &Problem<'_>) -> Result<Fit, Reject> {
+        let cost = cost(p, &kernel.program, kernel.frame.gathers(&kernel.walk));
+        Ok(Fit { cost_ns: cost / (p.threads as f64).min(cost / 1000.0).max(1.0) })
     }
 }
 
@@ -202,7 +216,7 @@ pub(crate) fn share(n: usize, tasks: usize, task: usize) -> (usize, usize) {
     (n * task / tasks, n * (task + 1) / tasks)
 }
 
-struct PointwiseKernel {
+pub(crate) struct PointwiseKernel {
     program: Program,
     walk: Walk,
     frame: Frame,
