@@ -256,6 +256,7 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
             .or_insert_with(SmallVec::new)
             .push(PackedOperand { packing: name, address: slice.as_ptr() as usize });
     }
+    program.drop_unpacked();
     program.keep_alive.push(Box::new(device));
     Ok((program, m.fusion))
 }

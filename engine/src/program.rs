@@ -372,6 +372,19 @@ impl Program {
         self.copy_rows = catalog::cpu().iter().copied().filter(copies).collect();
     }
 
+    /// Takes tactics off the shortlists that want constants in a packing which the plan does not hold.
+    pub(crate) fn drop_unpacked(&mut self) {
+        let env = self.network.representative_env();
+        let ids: Vec<NodeId> = self.network.nodes().map(|(id, _)| id).collect();
+        for id in ids {
+            let mut list = std::mem::take(&mut self.shortlist[id.index()]);
+            if list.len() > 1 {
+                self.with_dense_problem(id, &env, 1, |p| list.retain(|t| self.packings_at_hand(id, *t, p)));
+            }
+            self.shortlist[id.index()] = list;
+        }
+    }
+
     /// The kernel for a copy between layouts.
     pub(crate) fn choose_copy(&self, p: &Problem<'_>) -> Option<Choice> {
         let best = catalog::best_among(&self.copy_rows, p).or_else(|| catalog::best(p));
