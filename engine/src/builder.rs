@@ -166,7 +166,7 @@ fn expected(program: &Program, id: NodeId, p: &Problem<'_>) -> Option<&'static d
         .min_by(|a, b| (a.0 - size).abs().total_cmp(&(b.0 - size).abs()))
         .map(|t| t.2)
         .filter(|t| t.accepts(p).is_ok());
-    tuned.or_else(|| catalog::best(p).map(|b| b.0))
+    tuned.or_else(|| catalog::best_among(&program.shortlist[id.index()], p).map(|b| b.0))
 }
 
 /// What is to be packed for the tactics that the nodes will run with: at most two packings per operand.

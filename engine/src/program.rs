@@ -81,7 +81,7 @@ pub(crate) struct Program {
     /// By value index: position among the buffers that live across stages.
     pub crossing: Vec<Option<u32>>,
     pub crossings: usize,
-    /// By node index: tactics in question, in catalog order.
+    /// By node index: tactics in question, in catalog order; the reference only where nothing else is.
     pub shortlist: Vec<SmallVec<[&'static dyn Tactic; 4]>>,
     /// By node index.
     pub tuned: Vec<SmallVec<[(f64, u32, &'static dyn Tactic); 1]>>,
@@ -351,9 +351,14 @@ impl Program {
         for k in 0..self.stages.len() {
             for id in self.stages[k].nodes.clone() {
                 let fits = self.with_dense_problem(id, &env, 1, |p| {
-                    catalog::cpu().iter().copied().filter(|t| t.accepts(p).is_ok()).collect::<SmallVec<_>>()
+                    let rows = catalog::cpu().iter().copied();
+                    rows.filter(|t| t.accepts(p).is_ok()).collect::<SmallVec<[_; 4]>>()
                 });
-                self.shortlist[id.index()] = fits.unwrap_or_default();
+                let all = fits.unwrap_or_default();
+                let superseded = |t: &&'static dyn Tactic| {
+                    all.iter().any(|better| catalog::supersedes(*better, *t) || (*better).class() < t.class())
+                };
+                self.shortlist[id.index()] = all.iter().copied().filter(|t| !superseded(t)).collect();
             }
         }
         let dense = TensorDesc::dense(DType::F32, &[2, 3]);
@@ -462,25 +467,14 @@ impl Program {
         {
             return Some(found);
         }
-        let mut best: Option<(&'static dyn Tactic, f64)> = None;
-        for t in shortlist {
-            if t.class() == Class::Reference && best.is_some() {
-                continue;
-            }
-            if let Some((t, cost)) = usable(*t)
-                && best.is_none_or(|b| cost < b.1)
-            {
-                best = Some((t, cost));
-            }
-        }
-        // Strides that none of them reads: ask the whole catalog before giving up.
-        let best = best.or_else(|| {
-            catalog::cpu().iter().copied().filter_map(usable).min_by(|a, b| {
-                (a.0.class() == Class::Reference, a.1)
-                    .partial_cmp(&(b.0.class() == Class::Reference, b.1))
-                    .unwrap_or(std::cmp::Ordering::Equal)
+        let best_of = |rows: &[&'static dyn Tactic]| {
+            rows.iter().copied().filter_map(usable).min_by(|a, b| {
+                let order = |(t, cost): &(&dyn Tactic, f64)| (t.class() == Class::Reference, *cost);
+                order(a).partial_cmp(&order(b)).unwrap_or(std::cmp::Ordering::Equal)
             })
-        });
+        };
+        // Strides that none of them reads: ask the whole catalog before giving up.
+        let best = best_of(shortlist).or_else(|| best_of(catalog::cpu()));
         best.map(|(tactic, cost_ns)| Choice { tactic, cost_ns, kernel: tactic.prepare(p) })
     }
 

@@ -1,7 +1,7 @@
 //! The catalog: an ordered list of tactics. Production, tests, benches and tuning all enumerate it; where costs are
 //! equal the earlier row wins, and the reference comes last.
 
-use crate::{Class, Fit, Problem, Reject, Tactic};
+use crate::{Class, Fit, Isa, Problem, Reject, Tactic};
 
 /// Raised when rows are added or removed, or when selection changes; part of every plan's fingerprint together with the
 /// tactics' own versions.
@@ -70,7 +70,40 @@ pub fn best_among(rows: &[&'static dyn Tactic], p: &Problem<'_>) -> Option<(&'st
     best
 }
 
+/// Whether `a` and `b` are one tactic and `a` is for the better instruction set: their names agree but for that and the
+/// size of the block (`conv.f32.avx512.12x32`, `conv.f32.avx2.6x16`).
+pub fn supersedes(a: &dyn Tactic, b: &dyn Tactic) -> bool {
+    fn isa(part: &str) -> Option<Isa> {
+        Isa::ALL.into_iter().find(|i| i.name() == part)
+    }
+    fn family(id: &str) -> impl Iterator<Item = &str> {
+        id.split('.').filter(|p| isa(p).is_none() && !p.starts_with(|c: char| c.is_ascii_digit()))
+    }
+    let of = |t: &dyn Tactic| t.id().split('.').find_map(isa);
+    of(b).is_some_and(|b| of(a).is_some_and(|a| a > b)) && family(a.id()).eq(family(b.id()))
+}
+
 /// The row of that name.
 pub fn by_id(id: &str) -> Option<&'static dyn Tactic> {
     cpu().iter().copied().find(|t| t.id() == id)
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_better_instruction_set_supersedes_the_same_tactic_only() {
+        let row = |id: &str| by_id(id).unwrap_or_else(|| panic!("no row {id}"));
+        let holds = |a: &str, b: &str| supersedes(row(a), row(b));
+        assert!(holds("conv.f64.avx512.12x16", "conv.f64.avx2.6x8"));
+        assert!(holds("depthwise.f32.avx2", "depthwise.f32.portable"));
+        assert!(holds("matmul.f32.avx512.12x32.copied", "matmul.f32.avx2.6x16.copied"));
+        assert!(!holds("matmul.f32.avx512.12x32.copied", "matmul.f32.avx2.6x16"));
+        assert!(!holds("matmul.f32.avx512.thin", "matmul.f32.avx2.6x16"));
+        assert!(!holds("conv.f32.avx512.12x32", "conv.f64.avx2.6x8"));
+        assert!(!holds("conv.f32.avx2.6x16", "conv.f32.avx512.12x32"));
+        assert!(!holds("conv.f32.avx2.6x16", "conv.f32.avx2.6x16"));
+        assert!(!holds("pointwise.tiles", "depthwise.f32.portable"));
+    }
 }

@@ -153,7 +153,7 @@ impl std::fmt::Display for Reject {
 }
 
 /// What a tactic counts as in reports and under the `profit` policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     Optimized,
     /// Correct, not fast: layers that only this runs stay with the host under `profit`.
