@@ -1,9 +1,10 @@
 //! Prints the speed of the matrix tactics on one thread for layers of well-known networks.
 //!
-//! `cargo run --release -p engraft-kernels --example gflops [filter]`; `ENGRAFT_ISA` caps the instruction set.
+//! `cargo run --release -p engraft-kernels --example gflops [filter] [fp32|tf32|bf16]`; `ENGRAFT_ISA` caps the
+//! instruction set.
 
 use engraft_kernels::cpu::gemm::micro::{self, Micro, Tile};
-use engraft_kernels::{Args, Class, Isa, Operand, Problem, TensorDesc, catalog};
+use engraft_kernels::{Args, Class, Isa, Operand, Precision, Problem, TensorDesc, catalog};
 use engraft_network::ops::{Conv, ConvTranspose, Epilogue, MatMul, Padding};
 use engraft_network::{AlignedBytes, DType, Expr, Op, Tensor, UnaryOp};
 use std::time::Instant;
@@ -105,7 +106,7 @@ fn tensor(shape: &[usize]) -> Tensor {
 }
 
 /// GFLOP/s of every optimised tactic that takes the layer.
-fn measure(layer: &Layer, isa: Isa) -> Vec<(&'static str, f64, f64)> {
+fn measure(layer: &Layer, isa: Isa, precision: Precision) -> Vec<(&'static str, f64, f64)> {
     let tensors: Vec<Tensor> = layer.inputs.iter().map(|(shape, _)| tensor(shape)).collect();
     let operands: Vec<Operand<'_>> = tensors
         .iter()
@@ -116,15 +117,8 @@ fn measure(layer: &Layer, isa: Isa) -> Vec<(&'static str, f64, f64)> {
         })
         .collect();
     let outputs = [TensorDesc::dense(DType::F32, &layer.out)];
-    let p = Problem {
-        op: &layer.op,
-        inputs: &operands,
-        outputs: &outputs,
-        threads: 1,
-        isa,
-        precision: engraft_kernels::Precision::Fp32,
-        env: &[],
-    };
+    let p =
+        Problem { op: &layer.op, inputs: &operands, outputs: &outputs, threads: 1, isa, precision, env: &[] };
     let shapes: Vec<&[usize]> = layer.inputs.iter().map(|(s, _)| &s[..]).collect();
     let flops = layer.op.flops(&shapes, &[&layer.out]);
     let (fits, _) = catalog::candidates(&p);
@@ -292,7 +286,11 @@ fn layers() -> Vec<Layer> {
 }
 
 fn main() {
-    let filter = std::env::args().nth(1).unwrap_or_default();
+    let mut arguments = std::env::args().skip(1);
+    let filter = arguments.next().unwrap_or_default();
+    let precision = arguments.next().map_or(Precision::Fp32, |name| {
+        Precision::from_name(&name).unwrap_or_else(|| panic!("{name} is no precision"))
+    });
     let isa = Isa::best();
     #[cfg(target_arch = "x86_64")]
     {
@@ -320,7 +318,7 @@ fn main() {
     }
     for layer in layers().iter().filter(|l| l.name.contains(&filter)) {
         print!("{:28}", layer.name);
-        for (id, speed, ratio) in measure(layer, isa) {
+        for (id, speed, ratio) in measure(layer, isa, precision) {
             print!(" {} {speed:.1} (cost x{ratio:.2})", id.replace(".f32.", " "));
         }
         println!();

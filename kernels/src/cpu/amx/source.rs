@@ -133,10 +133,9 @@ impl Source {
         }
     }
 
-    /// The tiles of the rows of a staged block: heights differ by one at most.
-    pub fn segments(&self, units: Range<usize>, to: &mut Vec<Segment>) {
-        to.clear();
-        let cut = |rows: usize, at: usize, first: usize, to: &mut Vec<Segment>| {
+    /// Calls `to` with the tiles of the rows of a staged block: heights differ by one at most.
+    pub fn segments(&self, units: Range<usize>, mut to: impl FnMut(Segment)) {
+        let mut cut = |rows: usize, at: usize, first: usize| {
             // An even number of tiles, as two run side by side, if that costs little.
             let mut tiles = rows.div_ceil(ROWS);
             if tiles % 2 == 1 && rows >= 4 * tiles && matches!(self.kind, Kind::Rows { .. }) {
@@ -145,16 +144,16 @@ impl Source {
             for t in 0..tiles {
                 let (start, end) = (rows * t / tiles, rows * (t + 1) / tiles);
                 let at = at + start * self.stride;
-                to.push(Segment { at, rows: end - start, first: first + start });
+                to(Segment { at, rows: end - start, first: first + start });
             }
         };
         match self.kind {
-            Kind::Rows { .. } => cut(units.len(), 0, units.start, to),
-            Kind::Windows(_) => cut(units.len() * self.unit, 0, units.start * self.unit, to),
+            Kind::Rows { .. } => cut(units.len(), 0, units.start),
+            Kind::Windows(_) => cut(units.len() * self.unit, 0, units.start * self.unit),
             Kind::Image(g) => {
                 for (i, line) in units.enumerate() {
                     let at = i * g.stride[1] * self.image.width * self.image.pixel;
-                    cut(self.unit, at, line * self.unit, to);
+                    cut(self.unit, at, line * self.unit);
                 }
             }
         }

@@ -22,6 +22,14 @@ pub(super) struct TileSweep {
     pub isa: Isa,
 }
 
+/// A tile of rows of the block at hand, and where its rows lie in C and in the residual (null where there is none).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    pub segment: Segment,
+    c: [*const f32; ROWS],
+    residual: [*const f32; ROWS],
+}
+
 /// Bytes of the sums of two tiles of rows.
 const SUM_BYTES: usize = 2 * ROWS * COLS * 4;
 
@@ -51,7 +59,7 @@ impl TileSweep {
         c: *mut f32,
         finish: &Finish<'_, f32>,
         scratch: *mut u8,
-        segments: &mut Vec<Segment>,
+        groups: &mut Vec<Group>,
     ) {
         let staged = scratch.wrapping_add(SUM_BYTES);
         // SAFETY: the unit is available by the caller's contract.
@@ -61,17 +69,21 @@ impl TileSweep {
             let count = self.source.fit(unit, units.end - unit);
             let block = unit..unit + count;
             dispatch(self.isa, Stage { source: &self.source, base: a, units: block.clone(), to: staged });
-            self.source.segments(block, segments);
-            let passes = segments.len().div_ceil(2).max(1);
+            groups.clear();
+            self.source.segments(block, |segment| {
+                // SAFETY: the segment's rows exist in C and the residual.
+                groups.push(unsafe { self.group(segment, c, finish) });
+            });
+            let passes = groups.len().div_ceil(2).max(1);
             for panel in panels.clone() {
                 let b = b.wrapping_add(panel * self.panel_bytes());
                 let next = b.wrapping_add(self.panel_bytes());
-                for (pass, pair) in segments.chunks(2).enumerate() {
+                for (pass, pair) in groups.chunks(2).enumerate() {
                     let ahead = next.wrapping_add(self.panel_bytes() / passes * pass);
                     // SAFETY: the segments are those of the staged block; the rest is the caller's contract.
                     unsafe {
                         self.multiply(&mut tiles, pair, staged, b, ahead, scratch.cast());
-                        self.finish(pair, panel, staged, b, c, finish, scratch.cast());
+                        self.finish(pair, panel, staged, b, finish, scratch.cast());
                     }
                 }
             }
@@ -79,26 +91,41 @@ impl TileSweep {
         }
     }
 
-    /// The sums of one or two segments in one panel.
+    /// # Safety
+    /// The segment's rows exist in C and the residual.
+    unsafe fn group(&self, segment: Segment, c: *mut f32, finish: &Finish<'_, f32>) -> Group {
+        let mut group = Group { segment, c: [std::ptr::null(); ROWS], residual: [std::ptr::null(); ROWS] };
+        // SAFETY: by the caller's contract; a segment has no more rows than a tile.
+        unsafe {
+            self.out.point(c.cast_const(), segment.first, segment.rows, group.c.as_mut_ptr());
+            if !finish.residual.is_null() {
+                let rows = group.residual.as_mut_ptr();
+                self.residual.point(finish.residual, segment.first, segment.rows, rows);
+            }
+        }
+        group
+    }
+
+    /// The sums of one or two tiles of rows in one panel.
     ///
     /// # Safety
     /// See [`TileSweep::run`].
     unsafe fn multiply<T: Tiles>(
         &self,
         tiles: &mut T,
-        pair: &[Segment],
+        pair: &[Group],
         staged: *const u8,
         b: *const u8,
         ahead: *const u8,
         sums: *mut f32,
     ) {
-        let (first, second) = (pair[0], pair.get(1));
+        let (first, second) = (pair[0].segment, pair.get(1).map(|g| g.segment));
         tiles.configure([first.rows, second.map_or(0, |s| s.rows)]);
         tiles.zero();
         let steps = steps(self.source.run);
         for (t, tap) in self.source.taps.iter().enumerate() {
             let start = |s: &Segment| staged.wrapping_add(s.at + tap);
-            let a = [start(&first), second.map_or(std::ptr::null(), start)];
+            let a = [start(&first), second.as_ref().map_or(std::ptr::null(), start)];
             // SAFETY: the taps of a segment's rows lie in the staged block, the tap's steps in the panel.
             unsafe {
                 let b = b.add(t * steps * self.products.panel_bytes());
@@ -116,62 +143,38 @@ impl TileSweep {
     /// See [`TileSweep::run`].
     unsafe fn finish(
         &self,
-        pair: &[Segment],
+        pair: &[Group],
         panel: usize,
         staged: *const u8,
         b: *const u8,
-        c: *mut f32,
         finish: &Finish<'_, f32>,
         sums: *mut f32,
     ) {
         let (col, cols) = (panel * COLS, COLS.min(self.n - panel * COLS));
-        for (group, segment) in pair.iter().enumerate() {
-            let sums = sums.wrapping_add(group * ROWS * COLS);
-            let mut c_rows = [std::ptr::null::<f32>(); ROWS];
-            let mut r_rows = [std::ptr::null::<f32>(); ROWS];
-            // SAFETY: the segment's rows exist in C and the residual.
-            unsafe {
-                self.out.point(c.cast_const(), segment.first, segment.rows, c_rows.as_mut_ptr());
-                if !finish.residual.is_null() {
-                    self.residual.point(finish.residual, segment.first, segment.rows, r_rows.as_mut_ptr());
-                }
-            }
-            let task = || Emit {
-                sums,
-                rows: segment.rows,
-                col,
-                cols,
-                bias: finish.bias,
-                c: &c_rows,
-                residual: &r_rows,
-                clip: finish.clip,
-            };
-            if !dispatch(self.isa, Finite { sums, rows: segment.rows, cols }) {
-                // SAFETY: the segment is staged, the panel packed.
-                unsafe { self.recompute(segment, staged, b, cols, sums) };
-            }
-            dispatch(self.isa, task());
-            if let Some(post) = finish.post {
-                let rows: [*mut f32; ROWS] = c_rows.map(|p| p.cast_mut());
+        let emit =
+            |check| Emit { groups: pair, sums, col, cols, bias: finish.bias, clip: finish.clip, check };
+        if !dispatch(self.isa, emit(true)) {
+            // SAFETY: the tiles are staged, the panel packed.
+            unsafe { self.recompute(pair, staged, b, cols, sums) };
+            dispatch(self.isa, emit(false));
+        }
+        if let Some(post) = finish.post {
+            for group in pair {
+                let rows: [*mut f32; ROWS] = group.c.map(|p| p.cast_mut());
+                let Segment { first, rows: count, .. } = group.segment;
                 // SAFETY: the rows are finished in these columns.
-                unsafe { post.apply(&rows[..segment.rows], segment.first, col, cols) };
+                unsafe { post.apply(&rows[..count], first, col, cols) };
             }
         }
     }
 
-    /// The sums in `f32` of what was split: infinities and NaN as `f32` has them, the rest as exact as the precision.
+    /// The sums in `f32` of what was split, for tiles of rows that are not finite: infinities and NaN as `f32` has them, the
+    /// rest as exact as the precision.
     ///
     /// # Safety
     /// See [`TileSweep::run`].
     #[cold]
-    unsafe fn recompute(
-        &self,
-        segment: &Segment,
-        staged: *const u8,
-        b: *const u8,
-        cols: usize,
-        sums: *mut f32,
-    ) {
+    unsafe fn recompute(&self, pair: &[Group], staged: *const u8, b: *const u8, cols: usize, sums: *mut f32) {
         let steps = steps(self.source.run);
         let half = super::tile::STEP;
         let value = |p: *const u8, i: usize, low: usize| {
@@ -180,7 +183,15 @@ impl TileSweep {
             let part = |i: usize| half::bf16::from_bits(unsafe { p.add(i).read_unaligned() }).to_f32();
             if self.products == Products::Three { part(i) + part(low + i) } else { part(i) }
         };
-        for i in 0..segment.rows {
+        let rows = pair.iter().enumerate().flat_map(|(g, group)| {
+            let sums = sums.wrapping_add(g * ROWS * COLS);
+            // SAFETY: the sums of the tile's rows.
+            let row = |i: usize| unsafe { std::slice::from_raw_parts(sums.add(i * COLS), cols) };
+            let finite = (0..group.segment.rows).all(|i| row(i).iter().all(|x| x.is_finite()));
+            let rows = if finite { 0 } else { group.segment.rows };
+            (0..rows).map(move |i| (group.segment, i, sums.wrapping_add(i * COLS)))
+        });
+        for (segment, i, sums) in rows {
             let mut row = [0f32; COLS];
             for (t, tap) in self.source.taps.iter().enumerate() {
                 for step in 0..steps {
@@ -199,74 +210,78 @@ impl TileSweep {
                 }
             }
             // SAFETY: the row's sums.
-            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), sums.add(i * COLS), cols) };
+            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), sums, cols) };
         }
     }
 }
 
-/// Whether all sums are finite.
-struct Finite {
+/// `clip(sum + bias + residual)` to C, unless a sum is not finite.
+struct Emit<'a> {
+    groups: &'a [Group],
     sums: *const f32,
-    rows: usize,
+    col: usize,
     cols: usize,
+    bias: *const f32,
+    clip: Option<(f32, f32)>,
+    check: bool,
 }
 
-impl Task for Finite {
+impl Emit<'_> {
+    /// Whether all sums are finite. False as well where finite ones are so large that they overflow together.
+    #[inline(always)]
+    fn finite<S: Simd>(&self, s: S) -> bool {
+        let mut totals = [s.zero(); 4];
+        for (g, group) in self.groups.iter().enumerate() {
+            for i in 0..group.segment.rows {
+                let row = self.sums.wrapping_add((g * ROWS + i) * COLS);
+                let mut j = 0;
+                while j < self.cols {
+                    // SAFETY: rows of COLS sums; those beyond the result's columns are zeros of the packed panel.
+                    totals[i % 4] = s.add(totals[i % 4], unsafe { s.load(row.add(j)) });
+                    j += S::LANES;
+                }
+            }
+        }
+        let total = s.add(s.add(totals[0], totals[1]), s.add(totals[2], totals[3]));
+        !s.any(s.is_nan(s.sub(total, total)))
+    }
+}
+
+impl Task for Emit<'_> {
+    /// Whether C was written.
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> bool {
-        let mut unordered = s.zero();
-        for i in 0..self.rows {
+        if self.check && !self.finite(s) {
+            return false;
+        }
+        let (low, high) = self.clip.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let (low, high) = (s.splat(low), s.splat(high));
+        for (g, group) in self.groups.iter().enumerate() {
+            let sums = self.sums.wrapping_add(g * ROWS * COLS);
+            let has_residual = !group.residual[0].is_null();
             let mut j = 0;
             while j < self.cols {
-                // SAFETY: rows of COLS sums.
-                let x = unsafe { s.load(self.sums.add(i * COLS + j)) };
-                unordered = s.add(unordered, s.sub(x, x));
+                let m = S::LANES.min(self.cols - j);
+                let at = self.col + j;
+                // SAFETY: C, bias and residual have the columns; sums are rows of COLS.
+                unsafe {
+                    let bias =
+                        if self.bias.is_null() { s.zero() } else { f32::load(s, self.bias.add(at), m) };
+                    for i in 0..group.segment.rows {
+                        let mut x = s.add(s.load(sums.add(i * COLS + j)), bias);
+                        if has_residual {
+                            x = s.add(x, f32::load(s, group.residual[i].add(at), m));
+                        }
+                        // The operand order lets NaN through.
+                        x = s.min(high, s.max(low, x));
+                        f32::store(s, group.c[i].cast_mut().add(at), m, x);
+                    }
+                }
                 j += S::LANES;
             }
         }
-        !s.any(s.is_nan(unordered))
-    }
-}
-
-/// `clip(sum + bias + residual)` to C.
-struct Emit<'a> {
-    sums: *const f32,
-    rows: usize,
-    col: usize,
-    cols: usize,
-    bias: *const f32,
-    c: &'a [*const f32; ROWS],
-    residual: &'a [*const f32; ROWS],
-    clip: Option<(f32, f32)>,
-}
-
-impl Task for Emit<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let mut j = 0;
-        while j < self.cols {
-            let m = S::LANES.min(self.cols - j);
-            let at = self.col + j;
-            // SAFETY: C, bias and residual have the columns; sums are rows of COLS.
-            unsafe {
-                let bias = if self.bias.is_null() { s.zero() } else { f32::load(s, self.bias.add(at), m) };
-                for i in 0..self.rows {
-                    let mut x = s.add(s.load(self.sums.add(i * COLS + j)), bias);
-                    if !self.residual[i].is_null() {
-                        x = s.add(x, f32::load(s, self.residual[i].add(at), m));
-                    }
-                    if let Some((low, high)) = self.clip {
-                        // The operand order lets NaN through.
-                        x = s.min(s.splat(high), s.max(s.splat(low), x));
-                    }
-                    f32::store(s, self.c[i].cast_mut().add(at), m, x);
-                }
-            }
-            j += S::LANES;
-        }
+        true
     }
 }

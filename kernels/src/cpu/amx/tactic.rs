@@ -1,8 +1,8 @@
 //! Matrix products and convolutions on the tile unit, as tactics.
 
-use super::source::{Kind, Segment, Source};
+use super::source::{Kind, Source};
 use super::split;
-use super::sweep::TileSweep;
+use super::sweep::{Group, TileSweep};
 use super::tile::{Products, ROWS, Tiles};
 use crate::cpu::conv::geometry::{Geometry, geometry};
 use crate::cpu::gemm::epilogue::{Finisher, dense_rows};
@@ -353,7 +353,7 @@ impl<T: Tiles> TileKernel<T> {
 
 thread_local! {
     /// The tiles of the block at hand: kept, so that runs allocate nothing once they are warm.
-    static SEGMENTS: RefCell<Vec<Segment>> = const { RefCell::new(Vec::new()) };
+    static GROUPS: RefCell<Vec<Group>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<T: Tiles> Kernel for TileKernel<T> {
@@ -392,8 +392,8 @@ impl<T: Tiles> Kernel for TileKernel<T> {
             let c = args.outputs[0].cast::<f32>().wrapping_add(col);
             let room = args.scratch.add(self.finisher.scratch_bytes().next_multiple_of(64));
             self.finisher.with(args, col, args.scratch, |finish| {
-                SEGMENTS.with_borrow_mut(|segments| {
-                    self.sweep.run::<T>(a, units, panels, b, c, finish, room, segments);
+                GROUPS.with_borrow_mut(|groups| {
+                    self.sweep.run::<T>(a, units, panels, b, c, finish, room, groups);
                 });
             });
         }
