@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use engraft_network::{NodeId, SymbolId};
+use engraft_network::{NodeId, Op, SymbolId};
 use rustc_hash::FxHashMap;
 
 use crate::cluster::{Dag, cluster};
@@ -138,9 +138,7 @@ impl<'g> Partitioner<'g, '_> {
             for &node in &self.layers[index] {
                 self.work[index] += work(lowering.network(), node, &sizes);
             }
-            // Shape arithmetic moves no data.
-            let moves = !self.layers[index].is_empty() || self.refused[index].is_some();
-            self.work[index].bytes = if moves { self.host_bytes(&lowering, &sizes, index) } else { 0.0 };
+            self.work[index].bytes = self.host_bytes(&lowering, &sizes, index);
         }
         lowering
     }
@@ -167,12 +165,26 @@ impl<'g> Partitioner<'g, '_> {
         Ok(())
     }
 
-    /// Bytes that the host's node reads and writes.
+    /// Bytes that the host's node reads and writes: none for shape arithmetic and views, and of what it takes a part of, that
+    /// part.
     fn host_bytes(&self, lowering: &Lowering, sizes: &[i64], index: usize) -> f64 {
         let node = &self.graph.nodes[index];
+        let mut ops = self.layers[index].iter().filter_map(|id| lowering.network().node(*id)).map(|n| &n.op);
+        if self.refused[index].is_none() && ops.clone().all(|op| matches!(op, Op::Reshape(_))) {
+            return 0.0;
+        }
         let bytes =
             |value: HostValueId| lowering.ty(value).map_or(0.0, |ty| bytes_at(ty.dtype, &ty.shape, sizes));
-        node.uses().chain(node.outputs.iter().flatten().copied()).map(bytes).sum()
+        let written: f64 = node.outputs.iter().flatten().copied().map(bytes).sum();
+        let read: f64 = node.uses().map(bytes).sum();
+        let is_part = ops
+            .any(|op| matches!(op, Op::Slice(_) | Op::Gather(_) | Op::GatherElements(_) | Op::GatherNd(_)));
+        if is_part {
+            let source = node.uses().next().map_or(0.0, bytes);
+            written + read - source + source.min(written)
+        } else {
+            written + read
+        }
     }
 
     /// Probes, clusters and builds until every segment stands by itself.

@@ -51,6 +51,31 @@ fn small_segments_stay_with_the_host() {
 }
 
 #[test]
+fn views_and_what_is_left_behind_are_no_work() {
+    let profit = PartitionOptions::default();
+    let large = [fix(256), fix(1), fix(1024)];
+    let segments = |build: fn(&mut Builder, HostValueId) -> HostValueId| {
+        let mut b = Builder::new(17);
+        let x = b.input("x", DType::F32, &large);
+        let y = build(&mut b, x);
+        b.output(y);
+        partition(&b.graph, &AcceptAll, &profit).segments.len()
+    };
+    assert_eq!(segments(|b, x| b.node("Relu", &[x], &[])), 1);
+    let squeezed = |b: &mut Builder, x| {
+        let axes = b.constant(ints(&[1], &[1]));
+        b.node("Squeeze", &[x, axes], &[])
+    };
+    assert_eq!(segments(squeezed), 0);
+    // One row of 256.
+    let gathered = |b: &mut Builder, x| {
+        let at = b.constant(ints(&[1], &[3]));
+        b.node("Gather", &[x, at], &[])
+    };
+    assert_eq!(segments(gathered), 0);
+}
+
+#[test]
 fn refused_kernels_split_and_shares_add_up() {
     let mut b = Builder::new(17);
     let x = b.input("x", DType::F32, &[fix(8), fix(8)]);
