@@ -5,7 +5,7 @@ use crate::{Class, Fit, Isa, Problem, Reject, Tactic};
 
 /// Raised when rows are added or removed, or when selection changes; part of every plan's fingerprint together with the
 /// tactics' own versions.
-pub const CATALOG_VERSION: u32 = 4;
+pub const CATALOG_VERSION: u32 = 5;
 
 /// All CPU tactics. Each family's module adds its rows.
 pub fn cpu() -> &'static [&'static dyn Tactic] {
@@ -28,6 +28,7 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         rows.extend_from_slice(crate::cpu::norm::tactics());
         rows.extend_from_slice(crate::cpu::reduce::tactics());
         rows.extend_from_slice(crate::cpu::rnn::tactics());
+        rows.extend_from_slice(crate::cpu::suppression::tactics());
         // What computes in a wide type takes narrower operands as well.
         let widened = crate::cpu::widened::tactics(&rows);
         rows.extend(widened);

@@ -26,6 +26,7 @@ pub mod rnn;
 pub mod simd;
 pub mod softmax;
 mod storage;
+pub mod suppression;
 pub mod widened;
 
 pub use fpenv::FlushDenormals;

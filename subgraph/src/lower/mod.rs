@@ -337,6 +337,18 @@ impl<'g> Lowering<'g> {
         symbol
     }
 
+    /// The first element of an integer tensor that the network computes, where that is a size: a symbol that is told while
+    /// the engine runs, and never negative.
+    fn told_size(&mut self, value: ValueId) -> Dim {
+        let Def::Node { node, output } = self.network.value(value).def else {
+            return self.element(value, 0, 0);
+        };
+        let source = SymbolSource::DataElement { node, output, index: 0 };
+        let symbol = self.symbol(&format!("{}[0]", self.network.value(value).name), source);
+        self.elements.insert((value, 0), symbol.clone());
+        symbol
+    }
+
     /// Element `index` of what `node` computes, if that is an element of one of its operands.
     fn traced(&mut self, node: &Node, index: u32, depth: u32) -> Option<Dim> {
         if depth >= MAX_TRACED {

@@ -113,6 +113,11 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
             .ok_or_else(|| Reject::new(format!("{what} depends on data")))
     }
 
+    /// The size that a node of the network tells as the first element of `value`, which ends a stage of its engine.
+    pub fn told_size(&mut self, value: ValueId) -> Dim {
+        self.lowering.told_size(value)
+    }
+
     /// The fixed integers of operand `index`.
     pub fn integers(&mut self, index: usize, what: &str) -> Result<Vec<i64>> {
         self.required(index)?;

@@ -4,5 +4,6 @@ mod builder;
 mod contrib;
 mod operators;
 mod partitioning;
+mod selection;
 mod shapes;
 mod signal;

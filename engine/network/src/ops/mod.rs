@@ -17,6 +17,7 @@ mod resize;
 mod rnn;
 mod scatter;
 mod search;
+mod select;
 mod shape;
 mod slice;
 
@@ -35,6 +36,7 @@ pub use resize::{CoordinateMode, NearestMode, Resize, ResizeMode};
 pub use rnn::{Activation, Direction, Rnn, RnnKind};
 pub use scatter::{ScatterElements, ScatterNd, ScatterReduction};
 pub use search::{NonZero, OneHot, TopK};
+pub use select::{NonMaxSuppression, Unique};
 pub use shape::{Concat, Expand, Reshape, Tile, Transpose};
 pub use slice::{Pad, PadMode, Slice, SliceRange};
 
@@ -136,6 +138,7 @@ ops! {
     LayerNorm, GroupNorm, Softmax, Reduce, ArgReduce, Cumulative, Pool,
     Transpose, Reshape, Expand, Concat, Slice, Pad, Tile, Range, ShapeTensor, Trilu,
     Gather, GatherElements, GatherNd, ScatterElements, ScatterNd, OneHot, TopK, NonZero,
+    NonMaxSuppression, Unique,
     Resize, Quantize, Dequantize,
 }
 

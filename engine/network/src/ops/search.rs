@@ -160,6 +160,6 @@ impl Operator for NonZero {
 }
 
 /// By value, with -0 equal to 0 and NaN above everything.
-fn float_order(a: f64, b: f64) -> Ordering {
+pub(super) fn float_order(a: f64, b: f64) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }

@@ -137,6 +137,8 @@ table! {
     OneHot { axis: usize, depth: Dim }
     TopK { axis: usize, largest: bool = false, k: Dim }
     NonZero {}
+    NonMaxSuppression { center_point_box: bool = false, score_threshold: bool = false, limit: Dim }
+    Unique { axis: usize, sorted: bool = false }
     Resize {
         mode: ResizeMode,
         coordinates: CoordinateMode = CoordinateMode::HalfPixel,

@@ -7,11 +7,13 @@ mod cumulative;
 mod gather;
 mod generate;
 mod index;
+mod order;
 mod resize;
 mod scatter;
 mod strided;
 mod tasks;
 mod top_k;
+mod unique;
 mod views;
 mod walk;
 
@@ -31,6 +33,7 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
         &generate::Generators,
         &cumulative::Scans,
         &top_k::Selection,
+        &unique::Distinct,
         &resize::Nearest,
         &resize::Interpolation,
     ]

@@ -9,14 +9,17 @@ mod contrib;
 mod conv;
 mod einsum;
 mod elementwise;
+mod functions;
 mod gather;
 mod linear;
 mod norm;
 mod pool;
 mod quantize;
 mod reduce;
+mod refused;
 mod resize;
 mod rnn;
+mod select;
 mod shape;
 mod signal;
 mod slice;
@@ -36,6 +39,9 @@ pub(super) const TABLES: &[&[Row]] = &[
     shape::ROWS,
     slice::ROWS,
     gather::ROWS,
+    select::ROWS,
+    functions::ROWS,
+    refused::ROWS,
     resize::ROWS,
     rnn::ROWS,
     window::ROWS,
