@@ -29,6 +29,7 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         rows.extend_from_slice(crate::cpu::reduce::tactics());
         rows.extend_from_slice(crate::cpu::rnn::tactics());
         rows.extend_from_slice(crate::cpu::suppression::tactics());
+        rows.extend_from_slice(crate::cpu::fourier::tactics());
         // What computes in a wide type takes narrower operands as well.
         let widened = crate::cpu::widened::tactics(&rows);
         rows.extend(widened);

@@ -8,6 +8,7 @@ pub(crate) mod check;
 pub mod conv;
 pub mod conv_transpose;
 pub mod depthwise;
+pub mod fourier;
 pub mod fpenv;
 pub mod gemm;
 pub mod isa;

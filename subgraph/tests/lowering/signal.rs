@@ -183,19 +183,61 @@ fn frames_of_complex_signals() {
     close(&y, &[3.0, 0.0, -1.0, 2.0, 5.0, -1.0, -1.0, -1.0]);
 }
 
+/// `cos(2 pi k j / n)` has two points in its spectrum.
+fn wave(length: usize, k: usize) -> Vec<f32> {
+    let turn = std::f32::consts::TAU / length as f32;
+    (0..length).map(|j| (turn * (k * j % length) as f32).cos()).collect()
+}
+
 #[test]
-fn what_no_matrix_can_do_is_refused_with_its_reason() {
-    let reason = |parts: u64, length: HostDim, attributes: &[(&str, Attribute)]| {
+fn long_transforms_and_lengths_of_the_run() {
+    for length in [300, 512] {
+        let mut want = vec![0.0; 2 * length];
+        (want[2 * 7], want[2 * (length - 7)]) = (length as f32 / 2.0, length as f32 / 2.0);
         let mut b = Builder::new(20);
-        let x = b.input("x", DType::F32, &[fix(1), length, fix(parts)]);
+        let x = b.input("x", DType::F32, &[fix(1), sym("n"), fix(1)]);
+        let y = b.node("DFT", &[x], &[]);
+        let half = b.node("DFT", &[x], &[("onesided", int(1))]);
+        let none = [("onesided", int(1)), ("inverse", int(1))];
+        let back = b.node("DFT", &[half], &none);
+        for value in [y, half, back] {
+            b.output(value);
+        }
+        let x = floats(&[1, length, 1], &wave(length, 7));
+        let results = run(&b, std::slice::from_ref(&x));
+        let near = |got: &Tensor, want: &[f32]| {
+            assert_eq!(got.count(), want.len());
+            assert!((0..want.len()).all(|i| (got.get_f64(i) - f64::from(want[i])).abs() < 1e-3));
+        };
+        near(&results[0], &want);
+        near(&results[1], &want[..length + 2]);
+        near(&results[2], &wave(length, 7));
+        near(&transform(&x, Some(length as i64), 1, &[]), &want);
+        // Frames of the whole signal, weighted by 2.
+        let mut b = Builder::new(17);
+        let signal = b.input("x", DType::F32, &[fix(1), sym("n"), fix(1)]);
+        let (step, w) = (b.constant(scalar(9)), b.input("w", DType::F32, &[sym("m")]));
+        let y = b.node("STFT", &[signal, step, w], &[("onesided", int(0))]);
+        b.output(y);
+        let y = run(&b, &[x, floats(&[length], &vec![2.0; length])]).remove(0);
+        assert_eq!(y.shape(), [1, 1, length, 2]);
+        near(&y, &want.iter().map(|x| 2.0 * x).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_is_no_transform_is_refused_with_its_reason() {
+    let reason = |dtype: DType, parts: u64, length: HostDim, attributes: &[(&str, Attribute)]| {
+        let mut b = Builder::new(20);
+        let x = b.input("x", dtype, &[fix(1), length, fix(parts)]);
         let y = b.node("DFT", &[x], attributes);
         b.output(y);
         partition(&b.graph, &AcceptAll, &maximal()).report.to_string()
     };
-    let text = reason(1, sym("n"), &[]);
+    let text = reason(DType::F64, 1, sym("n"), &[]);
     assert!(text.contains("known only at run time"), "{text}");
-    let text = reason(2, fix(4), &[("onesided", int(1))]);
+    let text = reason(DType::F32, 2, fix(4), &[("onesided", int(1))]);
     assert!(text.contains("real signals"), "{text}");
-    let text = reason(3, fix(4), &[]);
+    let text = reason(DType::F32, 3, fix(4), &[]);
     assert!(text.contains("1 or 2"), "{text}");
 }

@@ -5,6 +5,7 @@ mod attention;
 mod check;
 mod conv;
 mod data;
+mod fourier;
 mod gather;
 mod generate;
 mod matmul;
@@ -24,6 +25,7 @@ mod slice;
 pub use assume::Assumption;
 pub use attention::Attention;
 pub use conv::{Conv, ConvTranspose, Padding};
+pub use fourier::{Dft, Stft};
 pub use gather::{Gather, GatherElements, GatherNd};
 pub use generate::{Range, ShapeTensor, Trilu};
 pub use matmul::{Epilogue, MatMul};
@@ -138,7 +140,7 @@ ops! {
     LayerNorm, GroupNorm, Softmax, Reduce, ArgReduce, Cumulative, Pool,
     Transpose, Reshape, Expand, Concat, Slice, Pad, Tile, Range, ShapeTensor, Trilu,
     Gather, GatherElements, GatherNd, ScatterElements, ScatterNd, OneHot, TopK, NonZero,
-    NonMaxSuppression, Unique,
+    NonMaxSuppression, Unique, Dft, Stft,
     Resize, Quantize, Dequantize,
 }
 

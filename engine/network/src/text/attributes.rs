@@ -139,6 +139,8 @@ table! {
     NonZero {}
     NonMaxSuppression { center_point_box: bool = false, score_threshold: bool = false, limit: Dim }
     Unique { axis: usize, sorted: bool = false }
+    Dft { length: Dim, inverse: bool = false, onesided: bool = false }
+    Stft { length: Dim, step: usize, onesided: bool = false, window: bool = false }
     Resize {
         mode: ResizeMode,
         coordinates: CoordinateMode = CoordinateMode::HalfPixel,

@@ -94,6 +94,9 @@ const %15 "rnn" : f32[2,32,8] = seed(5)
 const %16 "one" : f32[] = [1.0]
 const %17 "seq" : f32[5,1,8] = seed(6)
 const %18 "q" : f32[1,2,4,8] = seed(7)
+const %79 "points" : f32[3,8,2] = seed(11)
+const %77 "signal" : f32[1,16,1] = seed(10)
+const %78 "window" : f32[4] = splat(0.5)
 const %73 "boxes" : f32[2,5,4] = seed(8)
 const %74 "scores" : f32[2,3,5] = seed(9)
 const %19 "v" : f64[2,3] = [0.1, 1e300, -0.0, nan, inf, 5e-324]
@@ -130,13 +133,15 @@ const %19 "v" : f64[2,3] = [0.1, 1e300, -0.0, nan, inf, 5e-324]
 %63 = dequantize(%62, %3, %4) axis=3 zero_point
 %64 = scatter_nd(%10, %5, %65)
 %66, %67, %68, %69, %70 = unique(%0) axis=1 sorted
+%75 = dft(%79) length=s1 inverse
+%76 = stft(%77, %78) length=4 step=2 onesided window
 %71, %72 = non_max_suppression(%73, %74, %12, %16) score_threshold limit=s1
 output %63, %6, %7, %9, %11, %19, %4
 "#;
     let text = text.replace("%64 = scatter_nd(%10, %5, %65)\n", "");
     // Indices that are out of range type all the same.
     let net = round_trip(&text);
-    assert_eq!(net.node_count(), 37);
+    assert_eq!(net.node_count(), 39);
     let printed = net.to_string();
     for part in ["clip=3.5", "0.35355338f32", "-0.0", "5e-324", "nan", "18446744073709551615", "1:7:4:-2"] {
         assert!(printed.contains(part), "{part} in\n{printed}");

@@ -1,4 +1,4 @@
-//! Products, windows, attention and recurrent layers.
+//! Products, windows, attention, recurrent layers and Fourier transforms.
 
 use super::*;
 
@@ -223,4 +223,32 @@ pub(super) fn rnn(d: &Draw) -> Case {
     }
     let constant = if d.constant { (1..3 + usize::from(d.flags[2])).collect() } else { vec![] };
     Case { op: op.into(), inputs, constant }
+}
+
+pub(super) fn fourier(d: &Draw) -> Case {
+    let dtype = d.dtype(&STORED);
+    let mut r = d.random();
+    // Lengths of all radices, and of a prime that has none.
+    let length = d.pick(0, &[1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 20, 25, 30, 37, 48, 60, 64, 77, 100, 128, 240]);
+    let parts = d.between(1, 1, 2);
+    if d.flags[0] {
+        let step = d.between(2, 1, 2 * length);
+        let samples = length + d.between(3, 0, 40) * d.between(4, 1, 3);
+        let mut inputs = vec![r.tensor(dtype, &[d.between(5, 1, 3), samples, parts], 1.0)];
+        if d.flags[1] {
+            inputs.push(r.tensor(dtype, &[length], 1.0));
+        }
+        let op = Stft { length: Dim::from(length), step, onesided: d.flags[2], window: d.flags[1] };
+        return Case::new(op, inputs);
+    }
+    let inverse = d.flags[1];
+    let onesided = d.flags[2] && (parts == 2) == inverse;
+    let full = if onesided && inverse { length / 2 + 1 } else { length };
+    let points = match d.numbers[6] % 3 {
+        0 => d.between(7, 1, 2 * full),
+        _ => full,
+    };
+    let shape = [d.shape(1, 3, 60), vec![points, parts]].concat();
+    let op = Dft { length: Dim::from(length), inverse, onesided };
+    Case::new(op, vec![r.tensor(dtype, &shape, 1.0)])
 }

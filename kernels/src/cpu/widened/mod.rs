@@ -59,7 +59,14 @@ impl Widened {
     fn twin<'a>(&self, p: &Problem<'a>) -> Result<Twin<'a>, Reject> {
         let candidate = matches!(
             p.op,
-            Op::MatMul(_) | Op::Conv(_) | Op::ConvTranspose(_) | Op::Rnn(_) | Op::Resize(_) | Op::Pool(_)
+            Op::MatMul(_)
+                | Op::Conv(_)
+                | Op::ConvTranspose(_)
+                | Op::Rnn(_)
+                | Op::Resize(_)
+                | Op::Pool(_)
+                | Op::Dft(_)
+                | Op::Stft(_)
         );
         if !candidate || !p.inputs.iter().any(|o| self.converts(p.op, o.desc.dtype)) {
             return Err(Reject::new("nothing to widen"));

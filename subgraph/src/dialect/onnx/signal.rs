@@ -1,4 +1,5 @@
-//! Fourier transforms of known length, as products with constant matrices of cosines and sines.
+//! Fourier transforms: as products with constant matrices of cosines and sines where these are small or the length has no
+//! small factors, else as operators of their own.
 
 use engraft_network::{BinaryOp, DType, Dim, Tensor, ValueId, ops};
 
@@ -28,8 +29,26 @@ pub(super) const ROWS: &[Row] = &[
     row("STFT", 17, stft),
 ];
 
-/// Largest matrix of a transform, in elements: beyond it reading the matrix costs more than the transform is worth.
-const MAX_MATRIX: usize = 1 << 23;
+/// Largest matrix of a transform, in elements.
+const MAX_MATRIX: usize = 1 << 22;
+
+/// Matrices of up to so many elements are faster than the algorithm of many stages.
+const SMALL_MATRIX: usize = 1 << 12;
+
+/// Lengths with a larger prime factor gain little from that algorithm.
+const MAX_FACTOR: usize = 64;
+
+fn largest_factor(mut n: usize) -> usize {
+    let (mut largest, mut factor) = (1, 2);
+    while factor * factor <= n {
+        if n.is_multiple_of(factor) {
+            (n, largest) = (n / factor, factor);
+        } else {
+            factor += 1;
+        }
+    }
+    largest.max(n)
+}
 
 /// A discrete Fourier transform of one length, as a linear map.
 struct Transform {
@@ -52,24 +71,39 @@ impl Transform {
         }
     }
 
-    /// The matrix for the first `points` points of the operand, row-major `[points, parts, points', parts']`, each row
-    /// times its weight.
-    fn matrix(&self, points: usize, weight: impl Fn(usize) -> f64) -> Result<Vec<f64>> {
+    /// Elements of the matrix for the first `points` points of the operand.
+    fn elements(&self, points: usize) -> usize {
         let (out_points, out_parts) = self.result();
-        let count = [self.parts, out_points, out_parts].iter().try_fold(points, |n, &m| n.checked_mul(m));
-        if count.is_none_or(|count| count > MAX_MATRIX) {
+        points.saturating_mul(self.parts * out_parts).saturating_mul(out_points)
+    }
+
+    /// Whether a matrix is the way to transform the first `points` points of numbers of a type.
+    ///
+    /// # Errors
+    /// There is no other way and the matrix would be too large.
+    fn is_product(&self, points: usize, dtype: DType) -> Result<bool> {
+        let elements = self.elements(points);
+        if dtype == DType::F64 && elements > MAX_MATRIX {
             return Err(Reject::new(format!(
-                "a transform of {} points would take a matrix that is too large",
+                "a transform of {} points of f64 would take a matrix that is too large",
                 self.length
             )));
         }
+        let no_algorithm = dtype == DType::F64 || largest_factor(self.length) > MAX_FACTOR;
+        Ok(elements <= SMALL_MATRIX || no_algorithm && elements <= MAX_MATRIX)
+    }
+
+    /// The matrix for the first `points` points of the operand, row-major `[points, parts, points', parts']`, each row
+    /// times its weight.
+    fn matrix(&self, points: usize, weight: impl Fn(usize) -> f64) -> Vec<f64> {
+        let (out_points, out_parts) = self.result();
         let turn = std::f64::consts::TAU / self.length as f64;
         // Cosines and sines of every angle once, exactly periodic.
         let circle: Vec<(f64, f64)> =
             (0..self.length).map(|i| (turn * i as f64).sin_cos()).map(|(sin, cos)| (cos, sin)).collect();
         let sign = if self.inverse { 1.0 } else { -1.0 };
         let scale = if self.inverse { 1.0 / self.length as f64 } else { 1.0 };
-        let mut matrix = Vec::with_capacity(count.unwrap_or(0));
+        let mut matrix = Vec::with_capacity(self.elements(points));
         for i in 0..points {
             // A point of half a spectrum stands for its mirror image as well, where that is another point.
             let twice = self.onesided && self.inverse && i > 0 && 2 * i != self.length;
@@ -83,7 +117,7 @@ impl Transform {
                 }
             }
         }
-        Ok(matrix)
+        matrix
     }
 }
 
@@ -134,13 +168,36 @@ fn dft(n: &mut NodeLowering, axis: usize) -> Result<()> {
         false if onesided && inverse => given.sub(&Dim::Fixed(1)).mul(&Dim::Fixed(2)),
         false => given.clone(),
     };
-    let length = known(&length, "the length of the transform")?;
-    let transform = Transform { length, inverse, onesided, parts };
-    let wanted = if onesided && inverse { length / 2 + 1 } else { length };
-    // The axis goes before the parts, cut off where it is longer than wanted; what is missing counts as zeros.
+    // The axis goes before the parts.
     let perm: Vec<usize> =
         (0..rank).filter(|&a| a != axis && a + 1 != rank).chain([axis, rank - 1]).collect();
-    let mut x = n.transpose(x, &perm)?;
+    let x = n.transpose(x, &perm)?;
+    let y = match length.fixed() {
+        None if n.dtype(x) == DType::F64 => {
+            return Err(Reject::new("the length of a transform of f64 is known only at run time"));
+        }
+        None => n.emit(ops::Dft { length, inverse, onesided }, &[x])?,
+        Some(_) => {
+            let length = known(&length, "the length of the transform")?;
+            lines(n, x, &Transform { length, inverse, onesided, parts })?
+        }
+    };
+    let mut back = vec![0; rank];
+    for (to, &from) in perm.iter().enumerate() {
+        back[from] = to;
+    }
+    let y = n.transpose(y, &back)?;
+    n.set(0, y);
+    Ok(())
+}
+
+/// Of signals `[.., points, parts]`, cut off where they are longer than wanted; what is missing counts as zeros.
+fn lines(n: &mut NodeLowering, mut x: ValueId, transform: &Transform) -> Result<ValueId> {
+    let &Transform { length, inverse, onesided, parts } = transform;
+    let shape = n.shape(x);
+    let rank = shape.len();
+    let given = shape[rank - 2].clone();
+    let wanted = if onesided && inverse { length / 2 + 1 } else { length };
     let points = match given.fixed() {
         Some(given) if onesided && inverse && given > wanted as i64 => {
             return Err(Reject::new(format!("{given} points are more than half a spectrum of {length}")));
@@ -148,6 +205,9 @@ fn dft(n: &mut NodeLowering, axis: usize) -> Result<()> {
         Some(given) => (given.max(0) as usize).min(wanted),
         None => wanted,
     };
+    if !transform.is_product(points, n.dtype(x))? {
+        return n.emit(ops::Dft { length: Dim::from(length), inverse, onesided }, &[x]);
+    }
     if given != Dim::from(points) {
         let len = given.minimum(&Dim::from(points));
         let range = ops::SliceRange { axis: rank - 2, start: Dim::Fixed(0), len: len.clone(), step: 1 };
@@ -162,22 +222,14 @@ fn dft(n: &mut NodeLowering, axis: usize) -> Result<()> {
         }
     }
     let (out_points, out_parts) = transform.result();
-    let matrix = transform.matrix(points, |_| 1.0)?;
+    let matrix = transform.matrix(points, |_| 1.0);
     let matrix = constant(n, n.dtype(x), &[points * parts, out_points * out_parts], &matrix)?;
-    let lead = n.shape(x)[..rank - 2].to_vec();
-    let rows = n.reshape(x, [&lead[..], &[Dim::from(points * parts)]].concat())?;
+    let rows = n.reshape(x, [&shape[..rank - 2], &[Dim::from(points * parts)]].concat())?;
     let y = super::linear::matmul(n, rows, matrix)?;
-    let y = n.reshape(y, [&lead[..], &[Dim::from(out_points), Dim::from(out_parts)]].concat())?;
-    let mut back = vec![0; rank];
-    for (to, &from) in perm.iter().enumerate() {
-        back[from] = to;
-    }
-    let y = n.transpose(y, &back)?;
-    n.set(0, y);
-    Ok(())
+    n.reshape(y, [&shape[..rank - 2], &[Dim::from(out_points), Dim::from(out_parts)]].concat())
 }
 
-/// Frames of a signal, each weighted and transformed: a convolution whose channels are the points of the spectrum.
+/// Frames of a signal, each weighted and transformed.
 fn stft(n: &mut NodeLowering) -> Result<()> {
     let mut signal = n.input(0)?;
     let shape = n.shape(signal);
@@ -188,36 +240,62 @@ fn stft(n: &mut NodeLowering) -> Result<()> {
         return Err(Reject::new("wants [batch, samples, 1 or 2]"));
     }
     let parts = parts(n, signal)?;
-    let one = |n: &mut NodeLowering, index: usize, what: &str| -> Result<usize> {
+    let one = |n: &mut NodeLowering, index: usize, what: &str| -> Result<Dim> {
         match n.dims(index, what)?.as_slice() {
-            [size] => known(size, what),
+            [size] => Ok(size.clone()),
             other => Err(Reject::new(format!("{} values for {what}", other.len()))),
         }
     };
-    let step = one(n, 1, "the step between frames")?;
+    let step = known(&one(n, 1, "the step between frames")?, "the step between frames")?;
     let window = n.optional(2)?;
     let stated = if n.has(3) { Some(one(n, 3, "the length of a frame")?) } else { None };
     let length = match (window, stated) {
+        (Some(window), _) if n.rank(window) != 1 => {
+            return Err(Reject::new("the window must be a vector"));
+        }
         (Some(window), stated) => {
-            if n.rank(window) != 1 {
-                return Err(Reject::new("the window must be a vector"));
+            let length = n.shape(window)[0].clone();
+            match stated {
+                Some(stated) if stated.fixed().is_some() && length.fixed().is_some() && stated != length => {
+                    return Err(Reject::new("the window is not as long as a frame"));
+                }
+                Some(stated) if length.fixed().is_none() => stated,
+                _ => length,
             }
-            let length = known(&n.shape(window)[0], "the length of the window")?;
-            if stated.is_some_and(|stated| stated != length) {
-                return Err(Reject::new("the window is not as long as a frame"));
-            }
-            length
         }
         (None, Some(stated)) => stated,
-        (None, None) => known(&n.shape(signal)[1], "the length of the signal")?,
+        (None, None) => n.shape(signal)[1].clone(),
     };
     let onesided = n.int_or("onesided", 1)? != 0;
-    let transform = Transform { length, inverse: false, onesided, parts };
-    let (points, _) = transform.result();
-    let weights = window.and_then(|window| n.tensor_of(window)).cloned();
-    let matrix = transform.matrix(length, |i| weights.as_ref().map_or(1.0, |w| w.get_f64(i)))?;
     let dtype = n.dtype(signal);
-    let mut matrix = constant(n, dtype, &[length, parts, 2 * points], &matrix)?;
+    if let Some(points) = length.fixed().and_then(|points| usize::try_from(points).ok()).filter(|&n| n > 0) {
+        let transform = Transform { length: points, inverse: false, onesided, parts };
+        if transform.is_product(points, dtype)? {
+            let y = convolved(n, signal, window, step, &transform)?;
+            n.set(0, y);
+            return Ok(());
+        }
+    } else if dtype == DType::F64 {
+        return Err(Reject::new("the length of frames of f64 is known only at run time"));
+    }
+    let operands: Vec<ValueId> = std::iter::once(signal).chain(window).collect();
+    let y = n.emit(ops::Stft { length, step, onesided, window: window.is_some() }, &operands)?;
+    n.set(0, y);
+    Ok(())
+}
+
+/// Frames of a signal as a convolution whose channels are the points of the spectrum.
+fn convolved(
+    n: &mut NodeLowering,
+    signal: ValueId,
+    window: Option<ValueId>,
+    step: usize,
+    transform: &Transform,
+) -> Result<ValueId> {
+    let (length, parts, points) = (transform.length, transform.parts, transform.result().0);
+    let weights = window.and_then(|window| n.tensor_of(window)).cloned();
+    let matrix = transform.matrix(length, |i| weights.as_ref().map_or(1.0, |w| w.get_f64(i)));
+    let mut matrix = constant(n, n.dtype(signal), &[length, parts, 2 * points], &matrix)?;
     if let Some(window) = window
         && weights.is_none()
     {
@@ -233,7 +311,5 @@ fn stft(n: &mut NodeLowering) -> Result<()> {
     };
     let y = n.emit(frames, &[signal, matrix])?;
     let (batch, frames) = (n.shape(y)[0].clone(), n.shape(y)[1].clone());
-    let y = n.reshape(y, vec![batch, frames, Dim::from(points), Dim::Fixed(2)])?;
-    n.set(0, y);
-    Ok(())
+    n.reshape(y, vec![batch, frames, Dim::from(points), Dim::Fixed(2)])
 }
