@@ -230,3 +230,50 @@ def test_the_cache_is_listed_and_emptied(cli: Cli, model: Path) -> None:
     cli("run", model)
     assert cli.json("cache", "rm", "--all")["plans"] == 1
     assert cli.json("cache", "ls")["plans"] == []
+
+
+def test_functions_of_the_model_are_expanded(cli: Cli, tmp_path: Path) -> None:
+    """Nested, with an attribute from the caller or by default, an operand that may be absent, and a name used inside and out."""
+    node = helper.make_node
+    ops = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    slope = node("LeakyRelu", ["x"], ["y"])
+    slope.attribute.append(
+        onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    )
+    bent = helper.make_function(
+        "local", "Bent", ["x"], ["y"], [slope], ops[:1], attribute_protos=[helper.make_attribute("slope", 0.5)]
+    )
+    layer = helper.make_function(
+        "local",
+        "Layer",
+        ["x", "w", "bias"],
+        ["y", "sum"],
+        [
+            node("MatMul", ["x", "w"], ["t"]),
+            node("Bent", ["t"], ["y"], domain="local", slope=0.25),
+            node("Sum", ["y"], ["sum"]),
+        ],
+        ops,
+    )
+    graph = helper.make_graph(
+        [
+            node("Layer", ["x", "w"], ["t"], domain="local"),
+            node("Layer", ["t", "w", "b"], ["", "u"], domain="local"),
+            node("Bent", ["u"], ["y"], domain="local"),
+        ],
+        "calls",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [
+            numpy_helper.from_array(np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32), "w"),
+            numpy_helper.from_array(np.ones(8, np.float32), "b"),
+        ],
+    )
+    path = tmp_path / "calls.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=ops, functions=[bent, layer], ir_version=9), path)
+    x = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    (y,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    np.savez(tmp_path / "x.npz", x=x)
+    np.savez(tmp_path / "y.npz", y=y)
+    result = cli.json("run", path, "--input", tmp_path / "x.npz", "--reference", tmp_path / "y.npz")
+    assert result["comparison"]["within"] is True

@@ -105,12 +105,16 @@ impl Network {
 
     /// Changes sizes of inputs and elements of shapes until no operator contradicts them, as far as common sizes reach.
     fn reconcile(&self, env: &mut [i64]) {
-        const COMMON: [i64; 20] =
-            [48, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 640, 80, 112, 16, 8, 4, 2, 1];
+        const COMMON: [i64; 24] = [
+            48, 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 640, 80, 112, 16, 8, 4, 2, 1, 1024, 4096,
+            16384, 65536,
+        ];
         let constraints: Vec<&Node> = self
             .nodes()
             .map(|(_, node)| node)
-            .filter(|node| matches!(node.op, Op::Reshape(_) | Op::Binary(_)))
+            .filter(|node| {
+                matches!(node.op, Op::Reshape(_) | Op::Binary(_) | Op::Conv(_) | Op::Pool(_) | Op::Stft(_))
+            })
             .filter(|node| self.ty(node.outputs[0]).fixed_shape().is_none())
             .collect();
         let broken = |env: &[i64]| constraints.iter().filter(|node| !self.holds(node, env)).count();
@@ -151,7 +155,8 @@ impl Network {
         }
     }
 
-    /// Whether a reshape keeps the number of elements, or the operands of an elementwise operator broadcast.
+    /// Whether a reshape keeps the number of elements, a window fits into its signal or image, or the operands of an
+    /// elementwise operator broadcast.
     fn holds(&self, node: &Node, env: &DimEnv) -> bool {
         let sizes = |v: ValueId| self.ty(v).shape.iter().map(move |d| d.eval(env));
         match node.op {
@@ -159,6 +164,7 @@ impl Network {
                 let count = |v| sizes(v).fold(1i64, i64::wrapping_mul);
                 count(node.inputs[0]) == count(node.outputs[0])
             }
+            Op::Conv(_) | Op::Pool(_) | Op::Stft(_) => sizes(node.outputs[0]).all(|size| size > 0),
             _ => sizes(node.inputs[0])
                 .rev()
                 .zip(sizes(node.inputs[1]).rev())
@@ -187,5 +193,16 @@ mod tests {
         let y = net.add("y", ops::Reshape { shape: vec![Dim::Fixed(1), w] }.into(), &[line]).unwrap();
         net.set_outputs(vec![y]);
         assert_eq!(net.representative_env(), [48, 224]);
+    }
+
+    #[test]
+    fn representative_signals_have_a_frame() {
+        let mut net = Network::new("t");
+        let samples = Dim::symbol(net.add_symbol("samples", SymbolSource::InputDim { input: 0, axis: 1 }));
+        let x = net.add_input("x", TensorType::new(DType::F32, [Dim::Fixed(1), samples, Dim::Fixed(1)]));
+        let op = ops::Stft { length: Dim::Fixed(400), step: 160, onesided: true, window: false };
+        let y = net.add("y", op.into(), &[x]).unwrap();
+        net.set_outputs(vec![y]);
+        assert_eq!(net.representative_env(), [512]);
     }
 }

@@ -12,6 +12,7 @@ mod elementwise;
 mod functions;
 mod gather;
 mod linear;
+mod ml;
 mod norm;
 mod pool;
 mod quantize;
@@ -41,6 +42,7 @@ pub(super) const TABLES: &[&[Row]] = &[
     gather::ROWS,
     select::ROWS,
     functions::ROWS,
+    ml::ROWS,
     refused::ROWS,
     resize::ROWS,
     rnn::ROWS,

@@ -6,10 +6,6 @@ use crate::lower::{NodeLowering, Reject};
 
 type Result<T> = std::result::Result<T, Reject>;
 
-const fn ml(op_type: &'static str, lower: fn(&mut NodeLowering) -> Result<()>) -> Row {
-    Row { domain: "ai.onnx.ml", op_type, since: 1, lower }
-}
-
 pub(super) const ROWS: &[Row] = &[
     row("Bernoulli", 15, random),
     row("Multinomial", 7, random),
@@ -38,10 +34,6 @@ pub(super) const ROWS: &[Row] = &[
     row("LinearAttention", 27, |_| {
         Err(Reject::new("a state that is carried from position to position would be computed one by one"))
     }),
-    ml("CastMap", map),
-    ml("DictVectorizer", map),
-    ml("ZipMap", map),
-    ml("CategoryMapper", text),
 ];
 
 fn random(_: &mut NodeLowering) -> Result<()> {
@@ -58,8 +50,4 @@ fn optional(_: &mut NodeLowering) -> Result<()> {
 
 fn text(_: &mut NodeLowering) -> Result<()> {
     Err(Reject::new("strings stay with the host"))
-}
-
-fn map(_: &mut NodeLowering) -> Result<()> {
-    Err(Reject::new("maps stay with the host"))
 }
