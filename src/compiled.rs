@@ -8,7 +8,7 @@ use engraft_subgraph::{Placement, PlacementReport};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Options;
+use crate::{Options, Original};
 
 /// What a plan was compiled for and this process is not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +18,13 @@ pub struct Mismatch {
     pub field: &'static str,
     pub theirs: String,
     pub ours: String,
+}
+
+impl Mismatch {
+    /// Whether building the segment again heals it; a segment of other options may have other borders.
+    pub fn is_of_the_build(&self) -> bool {
+        !PARTITIONING.contains(&self.field)
+    }
 }
 
 /// The build and the machine, as fields of a plan's key: a plan runs where all but `cpu` are equal, and was tuned for where `cpu` is.
@@ -42,12 +49,14 @@ pub(crate) fn check_identity(key: &[(String, String)]) -> Result<(), Mismatch> {
     Ok(())
 }
 
-/// The options that shape what is compiled.
+/// The options that decide what becomes a segment.
+const PARTITIONING: [&str; 3] = ["min_subgraph_size", "op_types_to_exclude", "partition_policy"];
+/// The options that shape what is compiled; those that decide over segments first.
 const SHAPING: [&str; 8] = [
+    PARTITIONING[0],
+    PARTITIONING[1],
+    PARTITIONING[2],
     "precision",
-    "min_subgraph_size",
-    "op_types_to_exclude",
-    "partition_policy",
     "builder_optimization_level",
     "profile_min_shapes",
     "profile_opt_shapes",
@@ -67,7 +76,10 @@ pub struct CompiledSegment {
     /// Whether reference tactics run most of it.
     pub reference: bool,
     /// Options that shaped it, by key.
-    options: BTreeMap<String, Value>,
+    pub(crate) options: BTreeMap<String, Value>,
+    /// The model that it is a segment of, where that has a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Original>,
 }
 
 impl CompiledSegment {
@@ -88,7 +100,20 @@ impl CompiledSegment {
             flops,
             reference: reference > flops / 2.0,
             options: shaping(options),
+            original: None,
         }
+    }
+
+    /// The options of a session, where what the user did not set is as it was compiled.
+    pub(crate) fn merged(&self, options: &Options, given: impl Fn(&str) -> bool) -> Options {
+        let Ok(mut all) = serde_json::to_value(options) else { return options.clone() };
+        for (key, value) in self.options.iter().filter(|(key, _)| !given(key)) {
+            match key.strip_prefix("profile_").and_then(|key| key.strip_suffix("_shapes")) {
+                Some(which) => all["profile"][which] = value.clone(),
+                None => all[key] = value.clone(),
+            }
+        }
+        serde_json::from_value(all).unwrap_or_else(|_| options.clone())
     }
 
     /// Compares with the options of a session; only those that `given` says the user set count.
@@ -154,6 +179,27 @@ mod tests {
             let checked = record.check(&options, |key| pairs.iter().any(|(k, _)| *k == key));
             assert_eq!(checked.err().map(|m| m.field), field, "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn what_a_session_does_not_say_is_as_it_was_compiled() {
+        let compiled = Options::parse([
+            ("builder_optimization_level", "1"),
+            ("profile_opt_shapes", "x:1x3"),
+            ("op_types_to_exclude", "Conv"),
+        ])
+        .unwrap();
+        let session = Options::parse([("builder_optimization_level", "5"), ("log_level", "info")]).unwrap();
+        let record = record(&compiled);
+        let merged = record.merged(&session, |key| key == "builder_optimization_level");
+        let policy = Some(compiled.policy());
+        let expected = Options {
+            builder_optimization_level: 5,
+            log_level: session.log_level,
+            partition_policy: policy,
+            ..compiled.clone()
+        };
+        assert_eq!(merged, expected);
     }
 
     #[test]

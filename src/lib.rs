@@ -7,6 +7,7 @@ mod compiled;
 mod dump;
 mod files;
 mod options;
+mod original;
 mod report;
 mod session;
 
@@ -15,6 +16,7 @@ pub use compiled::{CompiledSegment, Mismatch, identity};
 pub use dump::dump;
 pub use files::replace as replace_file;
 pub use options::{KEYS, LogLevel, OptionError, Options, PartitionPolicy, Profile, Shapes};
+pub use original::{Original, Rebuilt};
 pub use report::{NodeEntry, Report, SegmentEntry};
 
 /// Version of this build, as in `0.1.0`.

@@ -6,6 +6,10 @@ use std::io::{self, Read, Seek};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+/// Memory of at least so many bytes asks for huge pages.
+#[cfg(target_os = "linux")]
+const HUGE: usize = 4 << 20;
+
 /// Immutable bytes that begin at a page boundary and are shared by cloning.
 ///
 /// Either a private read-only mapping of a file or a copy of one. A mapped file must not be truncated or written to
@@ -28,16 +32,21 @@ impl Mapped {
     /// Reads the whole file into anonymous memory. Fails if the file shrinks meanwhile.
     pub fn copy(file: &File) -> io::Result<Mapped> {
         let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        let mut memory = MmapMut::map_anon(length)?;
-        let mut reader: &File = file;
-        reader.rewind()?;
-        reader.read_exact(&mut memory)?;
-        Ok(Mapped(Arc::new(memory.make_read_only()?)))
+        Mapped::filled(length, |memory| {
+            let mut reader: &File = file;
+            reader.rewind()?;
+            reader.read_exact(memory)
+        })
     }
 
     /// Page-aligned memory of `length` bytes, zero at first, that `fill` writes.
     pub fn filled(length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<Mapped> {
         let mut memory = MmapMut::map_anon(length)?;
+        // Fewer faults while it is written, fewer misses of the translation cache while it is read. A hint: errors do not matter.
+        #[cfg(target_os = "linux")]
+        if length >= HUGE {
+            let _ = memory.advise(Advice::HugePage);
+        }
         fill(&mut memory)?;
         Ok(Mapped(Arc::new(memory.make_read_only()?)))
     }

@@ -7,6 +7,7 @@ pub mod dialect;
 mod host;
 pub mod lower;
 pub mod onnx;
+mod part;
 mod partition;
 mod report;
 mod segment;

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import EP_NAME, Engraft, assert_same, reference
+from conftest import EP_NAME, Engraft, assert_same, library_path, reference
 from models import branches, convnet, mlp
 from onnx import helper
 from onnxruntime.capi import _pybind_state as host
@@ -179,33 +179,64 @@ def test_option_sets_are_compared(engraft: Engraft, folder: Path) -> None:
     for options, field in [
         ({"op_types_to_exclude": "Softmax"}, "op_types_to_exclude"),
         ({"partition_policy": "profit"}, "partition_policy"),
-        ({"builder_optimization_level": "0"}, "builder_optimization_level"),
-        ({"profile_opt_shapes": "x:4x16"}, "profile_opt_shapes"),
     ]:
         with pytest.raises(Exception, match=f"compiled for {field}"):
             engraft.session(folder / "c.onnx", options)
+    # Segments that stay what they are can be built again while the original is there.
+    inputs = {"x": normal(4, 16)}
+    (folder / "moved").mkdir()
+    for options, field in [
+        ({"builder_optimization_level": "0"}, "builder_optimization_level"),
+        ({"profile_opt_shapes": "x:4x16"}, "profile_opt_shapes"),
+    ]:
+        engraft.agree(engraft.session(folder / "c.onnx", options), mlp(), inputs)
+        (folder / "m.onnx").rename(folder / "moved" / "m.onnx")
+        with pytest.raises(Exception, match=f"compiled for {field}.*m.onnx is not at hand"):
+            engraft.session(folder / "c.onnx", options)
+        (folder / "moved" / "m.onnx").rename(folder / "m.onnx")
+    onnx.save(mlp(seed=7), folder / "m.onnx")
+    with pytest.raises(Exception, match="compiled for builder_optimization_level.*not the model that was compiled any more"):
+        engraft.session(folder / "c.onnx", {"builder_optimization_level": "0"})
 
 
 LOAD = """
-import sys, onnxruntime as ort
+import sys, numpy as np, onnxruntime as ort
 ort.register_execution_provider_library("engraft", sys.argv[1])
 devices = [d for d in ort.get_ep_devices() if d.ep_name == "EngraftExecutionProvider"]
 options = ort.SessionOptions()
 options.add_provider_for_devices(devices[:1], {"engine_cache_enable": "0"})
-ort.InferenceSession(sys.argv[2], options, enable_fallback=0)
+session = ort.InferenceSession(sys.argv[2], options, enable_fallback=0)
+inputs = dict(np.load(sys.argv[3]))
+np.savez(sys.argv[4], *session.run(None, inputs))
 """
 
 
-def test_a_plan_for_other_instructions_is_refused_by_field(engraft: Engraft, folder: Path) -> None:
-    from conftest import library_path
+@pytest.mark.parametrize("embed", [True, False], ids=["embedded", "beside"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_plan_for_other_instructions_is_built_again_or_refused_by_field(
+    engraft: Engraft, folder: Path, name: str, embed: bool
+) -> None:
+    make, inputs = MODELS[name]
+    onnx.save(make(), folder / "m.onnx")
+    write_by_options(engraft, folder / "m.onnx", folder / "c.onnx", embed)
+    np.savez(folder / "inputs.npz", **inputs)
+    files = [str(folder / name) for name in ("c.onnx", "inputs.npz", "outputs.npz")]
+    command = [sys.executable, "-c", LOAD, library_path(), *files]
 
-    onnx.save(mlp(), folder / "m.onnx")
-    write_by_options(engraft, folder / "m.onnx", folder / "c.onnx", True)
-    command = [sys.executable, "-c", LOAD, library_path(), str(folder / "c.onnx")]
-    environments = [(os.environ, 0), (os.environ | {"ENGRAFT_ISA": "portable"}, 1)]
-    for environment, status in environments:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == status, done.stderr
+    def load(**variables: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | variables
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    for variables, warnings in [({}, 0), ({"ENGRAFT_ISA": "portable"}, len(compiled_nodes(folder / "c.onnx")))]:
+        done = load(**variables)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("was compiled for isa ") == warnings, done.stderr
+        assert done.stderr.count("this is portable: it is built again from ") == warnings, done.stderr
+        results = np.load(folder / "outputs.npz")
+        assert_same(list(results.values()), reference(folder / "m.onnx").run(None, inputs))
+    (folder / "m.onnx").unlink()
+    done = load(ENGRAFT_ISA="portable")
+    assert done.returncode == 1
     assert "it was compiled for isa " in done.stderr and "this is portable" in done.stderr, done.stderr
 
 

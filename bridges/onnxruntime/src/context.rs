@@ -9,7 +9,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use engraft::{CompiledSegment, Engine, Session, engine::container::Container};
+use engraft::{
+    CompiledSegment, Engine, LoadError, Mismatch, Session,
+    engine::container::{Container, ContainerError, FORMAT_VERSION},
+};
 
 use crate::{
     EP_NAME_TEXT,
@@ -45,7 +48,7 @@ impl ContextConfig {
     }
 
     /// The file of the compiled model of `model` (empty for one that was given as bytes).
-    fn compiled_model(&self, model: &Path) -> Option<PathBuf> {
+    pub fn compiled_model(&self, model: &Path) -> Option<PathBuf> {
         let beside = || {
             let stem = model.file_stem().filter(|s| !s.is_empty())?;
             Some(model.with_file_name(format!("{}_ctx.onnx", stem.to_string_lossy())))
@@ -127,6 +130,13 @@ pub struct Loaded {
     pub record: CompiledSegment,
 }
 
+/// What became of a compiled node.
+pub enum Outcome {
+    Loaded(Loaded),
+    /// Its plan is of no use here, for the reason given.
+    Foreign(CompiledSegment, Mismatch),
+}
+
 /// Loads the plan of an `EPContext` node of ours. `given` says which options the user set.
 pub fn read(
     api: Api,
@@ -135,7 +145,7 @@ pub fn read(
     node: &OrtNode,
     session: &Session,
     given: impl Fn(&str) -> bool,
-) -> Result<Loaded> {
+) -> Result<Outcome> {
     let label = api.node_name(node)?;
     let wrong = |reason: &dyn Display| Error::Compiled(format!("compiled node '{label}': {reason}"));
     let attribute = |name: &str| -> Result<Option<&OrtOpAttr>> { api.node_attribute(node, name) };
@@ -149,7 +159,9 @@ pub fn read(
     let record = api.attribute_string(required("notes")?)?;
     let record: CompiledSegment = serde_json::from_slice(&record)
         .map_err(|error| wrong(&format!("its notes cannot be read: {error}")))?;
-    record.check(session.options(), given).map_err(|mismatch| wrong(&mismatch))?;
+    if let Err(mismatch) = record.check(session.options(), given) {
+        return Ok(Outcome::Foreign(record, mismatch));
+    }
     let embedded = match attribute("embed_mode")? {
         Some(mode) => api.attribute_int(mode)? != 0,
         None => true,
@@ -166,9 +178,33 @@ pub fn read(
             std::str::from_utf8(&name).map_err(|_| wrong(&"the name of its plan's file is not text"))?;
         Container::open(&beside(config, model, name).map_err(|reason| wrong(&reason))?)
     };
-    let container = container.map_err(|error| wrong(&error))?;
-    let engine = session.load(container).map_err(|error| wrong(&error))?;
-    Ok(Loaded { engine, record })
+    let loaded = match container {
+        Ok(container) => session.load(container),
+        Err(ContainerError::Version { found }) => Err(LoadError::Mismatch(Mismatch {
+            field: "plan_format",
+            theirs: found.to_string(),
+            ours: FORMAT_VERSION.to_string(),
+        })),
+        Err(error) => return Err(wrong(&error)),
+    };
+    match loaded {
+        Ok(engine) => Ok(Outcome::Loaded(Loaded { engine, record })),
+        Err(LoadError::Mismatch(mismatch)) => Ok(Outcome::Foreign(record, mismatch)),
+        Err(error) => Err(wrong(&error)),
+    }
+}
+
+/// Why a compiled node cannot be used.
+pub fn refusal(label: &str, mismatch: &Mismatch, rebuilding: Option<&str>) -> Error {
+    let rebuilding = rebuilding.map_or_else(String::new, |reason| format!(" ({reason})"));
+    Error::Compiled(format!("compiled node '{label}': {mismatch}{rebuilding}"))
+}
+
+impl ContextConfig {
+    /// The file of a compiled model that is loaded; the host knows none of one that was given as bytes.
+    pub fn loaded_from<'a>(&'a self, model: &'a Path) -> Option<&'a Path> {
+        if model.as_os_str().is_empty() { self.path.as_deref() } else { Some(model) }
+    }
 }
 
 /// The plan's file: a name relative to the model's folder that does not leave it.
@@ -178,8 +214,7 @@ fn beside(config: &ContextConfig, model: &Path, name: &str) -> Result<PathBuf, S
     if name.is_empty() || !inside {
         return Err(format!("its plan's file '{name}' is not below the model's folder"));
     }
-    let model = if model.as_os_str().is_empty() { config.path.as_deref() } else { Some(model) };
-    let model = model.ok_or_else(|| {
+    let model = config.loaded_from(model).ok_or_else(|| {
         format!("its plan lies in the file '{name}' beside a model that was given as bytes: say where by ep.context_file_path")
     })?;
     Ok(model.with_file_name(name))

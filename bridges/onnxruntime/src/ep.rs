@@ -6,20 +6,21 @@
 //! then only binds the engines to the host's fused nodes. The main graph comes last and closes the report.
 use std::{
     ffi::{CString, c_char},
+    path::Path,
     ptr::{null, null_mut},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use engraft::{
-    Attribute, CompiledSegment, Engine, HostGraph, HostNode, HostValue, HostValueId, Options, Partition,
-    Report, Segment, Session,
+    Attribute, CompiledSegment, Engine, HostGraph, HostNode, HostValue, HostValueId, Mismatch, Options,
+    Original, Partition, Rebuilt, Report, Segment, Session,
 };
 
 use crate::{
     EP_NAME, EP_NAME_TEXT,
     api::{Api, string},
     compute::{self, FusedNode},
-    context::{self, ContextConfig},
+    context::{self, ContextConfig, Loaded, Outcome},
     error::{Error, Result},
     factory, graph,
     graph::Reading,
@@ -44,6 +45,8 @@ pub struct Ep {
     given: Box<dyn Fn(&str) -> bool + Send + Sync>,
     /// What the host writes into compiled models' metadata, made when it asks.
     compatibility: OnceLock<CString>,
+    /// The model that is compiled, described when the first compiled node is written.
+    original: OnceLock<Option<Original>>,
     threads: Arc<ThreadCount>,
     state: Mutex<State>,
 }
@@ -83,6 +86,7 @@ impl Ep {
             context: ContextConfig::parse(config),
             given: Box::new(context::is_given(config)),
             compatibility: OnceLock::new(),
+            original: OnceLock::new(),
             threads: Arc::new(ThreadCount::new()),
             state: Mutex::default(),
         };
@@ -156,9 +160,9 @@ impl Ep {
         report.forget(&path);
         report.add(&path, &partitioned.report);
         drop(state);
-        for (index, node) in reading.graph.nodes.iter().enumerate().filter(|(_, node)| is_compiled(node)) {
+        for (index, _) in reading.graph.nodes.iter().enumerate().filter(|(_, node)| is_compiled(node)) {
             // Nobody else can run it: without it there is no session.
-            if let Err(error) = self.claim_compiled(&path, node, reading.nodes[index], graph, support) {
+            if let Err(error) = self.claim_compiled(&path, &reading, index, graph, support) {
                 self.state().fatal = Some(error);
                 return Ok(());
             }
@@ -227,52 +231,78 @@ impl Ep {
         })
     }
 
-    /// Loads the plan of a node that was compiled ahead of time and asks the host for the node.
+    /// Loads the plan of a node that was compiled ahead of time, or builds it again, and asks the host for the node.
     fn claim_compiled(
         &self,
         path: &str,
-        read: &HostNode,
-        node: &OrtNode,
+        reading: &Reading<'_>,
+        index: usize,
         graph: &OrtGraph,
         support: *mut OrtEpGraphSupportInfo,
     ) -> Result<()> {
+        let (read, node) = (&reading.graph.nodes[index], reading.nodes[index]);
         let model = self.api.model_path(graph)?;
-        let loaded = context::read(self.api, &self.context, &model, node, &self.session, &self.given)?;
-        let names = |infos: Vec<Option<&OrtValueInfo>>| -> Result<Vec<String>> {
-            infos
-                .into_iter()
-                .map(|info| info.map_or(Ok(String::new()), |info| self.api.value_name(info)))
-                .collect()
+        let value = |id: &HostValueId| reading.graph.value(*id);
+        let name =
+            |id: &Option<HostValueId>| id.as_ref().map_or_else(String::new, |id| value(id).name.clone());
+        let outputs: Vec<String> = read.outputs.iter().map(name).collect();
+        let claimed = match context::read(self.api, &self.context, &model, node, &self.session, &self.given)?
+        {
+            Outcome::Loaded(Loaded { engine, record }) => Claimed {
+                name: record.segment.clone(),
+                produces: Vec::new(),
+                engine,
+                inputs: read.inputs.iter().map(name).collect(),
+                outputs: outputs.clone(),
+                record,
+            },
+            Outcome::Foreign(_, mismatch) if !mismatch.is_of_the_build() => {
+                return Err(context::refusal(&read.name, &mismatch, None));
+            }
+            Outcome::Foreign(record, mismatch) => {
+                let inputs: Vec<&HostValue> = read.inputs.iter().flatten().map(value).collect();
+                let compiled = self.context.loaded_from(&model);
+                let rebuilt = record
+                    .rebuild(&self.session, &self.given, compiled, &inputs, &outputs)
+                    .map_err(|reason| context::refusal(&read.name, &mismatch, Some(&reason)))?;
+                let Mismatch { field, theirs, ours } = mismatch;
+                tracing::warn!(
+                    "compiled node '{}' was compiled for {field} {theirs}, this is {ours}: it is built again from {}",
+                    read.name,
+                    rebuilt.model.display()
+                );
+                let Rebuilt { engine, inputs, outputs, record, .. } = rebuilt;
+                Claimed {
+                    name: record.segment.clone(),
+                    produces: Vec::new(),
+                    engine,
+                    inputs,
+                    outputs,
+                    record,
+                }
+            }
         };
-        let (inputs, outputs) = (names(self.api.node_inputs(node)?)?, names(self.api.node_outputs(node)?)?);
-        let engine = loaded.engine;
-        if (inputs.len(), outputs.len()) != (engine.inputs().len(), engine.outputs().len()) {
+        let engine = &claimed.engine;
+        if (claimed.inputs.len(), claimed.outputs.len()) != (engine.inputs().len(), engine.outputs().len()) {
             return Err(Error::Compiled(format!(
                 "compiled node '{}' has {} inputs and {} outputs, its plan {} and {}",
                 read.name,
-                inputs.len(),
-                outputs.len(),
+                claimed.inputs.len(),
+                claimed.outputs.len(),
                 engine.inputs().len(),
                 engine.outputs().len()
             )));
         }
         // A constant that flows in is an input like any other: the plan does not hold it.
         self.api.claim(support, &[node], false)?;
-        let mut produces = outputs.clone();
+        let mut produces = outputs;
         produces.sort_unstable();
         let mut state = self.state();
         if let Some(report) = &mut state.report {
-            report.adopt(path, &read.name, &loaded.record);
+            report.adopt(path, &read.name, &claimed.record);
         }
-        tracing::debug!(segment = loaded.record.segment, "loaded from a compiled model");
-        state.claimed.push(Claimed {
-            name: loaded.record.segment.clone(),
-            produces,
-            engine,
-            inputs,
-            outputs,
-            record: loaded.record,
-        });
+        tracing::debug!(segment = claimed.name, "loaded from a compiled model");
+        state.claimed.push(Claimed { produces, ..claimed });
         Ok(())
     }
 
@@ -382,10 +412,21 @@ impl Ep {
         if let Some(context) = context {
             let model = self.api.model_path(graph)?;
             let Claimed { engine, record, inputs, outputs, .. } = &claimed;
+            let mut record = record.clone();
+            record.original = record.original.or_else(|| self.original(&model));
             *context =
-                context::write(self.api, &self.context, &model, fused, engine, record, (inputs, outputs))?;
+                context::write(self.api, &self.context, &model, fused, engine, &record, (inputs, outputs))?;
         }
         Ok(FusedNode::new(self.api, self.sink, claimed.engine, inputs, outputs, self.threads.clone()))
+    }
+
+    /// What a compiled model says about the one that it is made of.
+    fn original(&self, model: &Path) -> Option<Original> {
+        let describe = || {
+            let compiled = self.context.compiled_model(model);
+            Original::describe(model, compiled.as_deref())
+        };
+        self.original.get_or_init(describe).clone()
     }
 
     /// For each of the segment's names its index at the fused node.
