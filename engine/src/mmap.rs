@@ -1,8 +1,9 @@
 //! Files as memory: the engine's only contact with `mmap`.
 
+use crate::fingerprint::{BLOCK, for_each_parallel, hashing_threads};
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions, UncheckedAdvice};
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
@@ -29,14 +30,10 @@ impl Mapped {
         Ok(Mapped(Arc::new(map)))
     }
 
-    /// Reads the whole file into anonymous memory. Fails if the file shrinks meanwhile.
+    /// Reads the whole file into anonymous memory, on several threads. Fails if the file shrinks meanwhile.
     pub fn copy(file: &File) -> io::Result<Mapped> {
         let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        Mapped::filled(length, |memory| {
-            let mut reader: &File = file;
-            reader.rewind()?;
-            reader.read_exact(memory)
-        })
+        Mapped::filled(length, |memory| read_all(file, memory))
     }
 
     /// Page-aligned memory of `length` bytes, zero at first, that `fill` writes.
@@ -87,6 +84,25 @@ impl std::fmt::Debug for Mapped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Mapped({} bytes)", self.len())
     }
+}
+
+/// Fills `memory` with the file's content from its start.
+#[cfg(unix)]
+fn read_all(file: &File, memory: &mut [u8]) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut parts: Vec<_> = memory.chunks_mut(BLOCK).map(|part| (part, Ok(()))).collect();
+    for_each_parallel(&mut parts, hashing_threads(), |i, (part, done)| {
+        *done = file.read_exact_at(part, (i * BLOCK) as u64);
+    });
+    parts.into_iter().try_for_each(|(_, done)| done)
+}
+
+/// Fills `memory` with the file's content from its start.
+#[cfg(not(unix))]
+fn read_all(mut file: &File, memory: &mut [u8]) -> io::Result<()> {
+    use std::io::{Read, Seek};
+    file.rewind()?;
+    file.read_exact(memory)
 }
 
 /// Some bytes of a [`Mapped`], which they keep alive.
