@@ -246,19 +246,19 @@ def test_functions_of_the_model_are_expanded(cli: Cli, tmp_path: Path) -> None:
     layer = helper.make_function(
         "local",
         "Layer",
-        ["x", "w", "bias"],
-        ["y", "sum"],
+        ["x", "w", "low"],
+        ["y", "clipped"],
         [
             node("MatMul", ["x", "w"], ["t"]),
             node("Bent", ["t"], ["y"], domain="local", slope=0.25),
-            node("Sum", ["y"], ["sum"]),
+            node("Clip", ["y", "low"], ["clipped"]),
         ],
         ops,
     )
     graph = helper.make_graph(
         [
-            node("Layer", ["x", "w"], ["t"], domain="local"),
-            node("Layer", ["t", "w", "b"], ["", "u"], domain="local"),
+            node("Layer", ["x", "w"], ["t", "same"], domain="local"),
+            node("Layer", ["same", "w", "low"], ["unclipped", "u"], domain="local"),
             node("Bent", ["u"], ["y"], domain="local"),
         ],
         "calls",
@@ -266,7 +266,7 @@ def test_functions_of_the_model_are_expanded(cli: Cli, tmp_path: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
         [
             numpy_helper.from_array(np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32), "w"),
-            numpy_helper.from_array(np.ones(8, np.float32), "b"),
+            numpy_helper.from_array(np.float32(-0.5), "low"),
         ],
     )
     path = tmp_path / "calls.onnx"
