@@ -227,3 +227,191 @@ fn groups_are_normalized_after_a_skip() {
     let got = results("com.microsoft:GroupNorm", &operands[..3], &silu, 1);
     close(&got[0], &[-0.268_941_4, 0.731_058_6, -0.268_941_4, 0.731_058_6]);
 }
+
+/// Queries of zero: all keys that take part weigh the same, and results are means of values.
+#[test]
+fn masks_choose_the_keys() {
+    // One head, two batch items, three keys of one feature.
+    let (q, k) = (floats(&[2, 1, 1], &[0.0; 2]), floats(&[2, 3, 1], &[0.0; 6]));
+    let v = floats(&[2, 3, 1], &[2.0, 4.0, 9.0, 1.0, 3.0, 8.0]);
+    let masked = |mask: Option<Tensor>, bias: Option<Tensor>| {
+        let operands = [Some(q.clone()), Some(k.clone()), Some(v.clone()), None, mask, bias];
+        results("com.microsoft:MultiHeadAttention", &operands, &[("num_heads", int(1))], 1).remove(0)
+    };
+    close(&masked(None, None), &[5.0, 4.0]);
+    // How many keys; and the same in front of what only packed sequences need.
+    close(&masked(Some(ids(&[2], &[2, 1])), None), &[3.0, 1.0]);
+    close(&masked(Some(ids(&[8], &[2, 1, 0, 0, 0, 0, 0, 0])), None), &[3.0, 1.0]);
+    close(&masked(Some(ids(&[2, 3], &[0, 1, 0, 1, 1, 0])), None), &[4.0, 2.0]);
+    close(&masked(Some(ids(&[2, 1, 3], &[0, 1, 0, 1, 0, 0])), None), &[4.0, 1.0]);
+    // A term that doubles the weight of the last key, alone and beside a mask.
+    let term = floats(&[1, 1, 1, 3], &[0.0, 0.0, 2f32.ln()]);
+    close(&masked(None, Some(term.clone())), &[6.0, 5.0]);
+    close(&masked(Some(ids(&[2, 3], &[1, 0, 1, 0, 0, 1])), Some(term)), &[20.0 / 3.0, 8.0]);
+    let operands = [Some(q.clone()), Some(k.clone()), Some(v.clone()), None, Some(ids(&[5], &[0; 5]))];
+    let why = reason("com.microsoft:MultiHeadAttention", &operands, &[("num_heads", int(1))], 1);
+    assert!(why.contains("key_padding_mask of 5 elements"), "{why}");
+    let why = reason("com.microsoft:MultiHeadAttention", &operands[..3], &[("num_heads", int(1))], 4);
+    assert!(why.contains("output qk"), "{why}");
+}
+
+#[test]
+fn heads_have_their_biases_and_their_past() {
+    // Two heads of one feature; queries of zero.
+    let past_k = floats(&[1, 2, 1, 1], &[0.0, 0.0]);
+    let past_v = floats(&[1, 2, 1, 1], &[10.0, 20.0]);
+    let (x, v) = (floats(&[1, 2, 2], &[0.0; 4]), floats(&[1, 2, 2], &[1.0, 2.0, 3.0, 4.0]));
+    let bias = floats(&[6], &[0.0, 0.0, 5.0, 6.0, 1.0, 1.0]);
+    let operands = [Some(x.clone()), Some(x), Some(v), Some(bias), None, None, Some(past_k), Some(past_v)];
+    let attributes = [("num_heads", int(2)), ("unidirectional", int(1))];
+    let got = results("com.microsoft:MultiHeadAttention", &operands, &attributes, 3);
+    // Values with their bias are [2, 3] and [4, 5]; the first row sees the past and itself.
+    close(&got[0], &[6.0, 11.5, 16.0 / 3.0, 28.0 / 3.0]);
+    assert_eq!((got[1].shape(), got[2].shape()), (&[1, 2, 3, 1][..], &[1, 2, 3, 1][..]));
+    close(&got[1], &[0.0, 5.0, 5.0, 0.0, 6.0, 6.0]);
+    close(&got[2], &[10.0, 2.0, 4.0, 20.0, 3.0, 5.0]);
+}
+
+#[test]
+fn packed_heads_are_taken_apart() {
+    // [B, S, N, 3, D]: one position, two heads of one feature.
+    let packed = floats(&[1, 1, 2, 3, 1], &[0.0, 0.0, 1.0, 0.0, 0.0, 2.0]);
+    let heads = [("num_heads", int(2))];
+    close(&results("com.microsoft:MultiHeadAttention", &[Some(packed)], &heads, 1)[0], &[1.0, 2.0]);
+    let (q, kv) = (floats(&[1, 1, 2], &[0.0; 2]), floats(&[1, 1, 2, 2, 1], &[0.0, 3.0, 0.0, 4.0]));
+    close(&results("com.microsoft:MultiHeadAttention", &[Some(q), Some(kv)], &heads, 1)[0], &[3.0, 4.0]);
+}
+
+#[test]
+fn projections_are_split() {
+    // Weights give queries and keys of 0, values of x + 1.
+    let x = floats(&[1, 3, 1], &[1.0, 2.0, 6.0]);
+    let weights = floats(&[1, 3], &[0.0, 0.0, 1.0]);
+    let bias = floats(&[3], &[0.0, 0.0, 1.0]);
+    let past = floats(&[2, 1, 1, 1, 1], &[0.0, 12.0]);
+    let operands = [Some(x), Some(weights), Some(bias), None, Some(past)];
+    let heads = ("num_heads", int(1));
+    let attention = "com.microsoft:Attention";
+    close(&results(attention, &operands[..3], std::slice::from_ref(&heads), 1)[0], &[4.0; 3]);
+    let causal = [heads.clone(), ("unidirectional", int(1))];
+    close(&results(attention, &operands[..3], &causal, 1)[0], &[2.0, 2.5, 4.0]);
+    let got = results(attention, &operands, &causal, 2);
+    close(&got[0], &[7.0, 17.0 / 3.0, 6.0]);
+    assert_eq!(got[1].shape(), [2, 1, 1, 4, 1]);
+    close(&got[1], &[0.0, 0.0, 0.0, 0.0, 12.0, 2.0, 3.0, 7.0]);
+    // Padding at both ends: ends, then starts.
+    let mut masked = operands.to_vec();
+    (masked[3], masked[4]) = (Some(ids(&[2], &[2, 1])), None);
+    close(&results(attention, &masked, std::slice::from_ref(&heads), 1)[0], &[3.0; 3]);
+    let shared = [heads.clone(), ("past_present_share_buffer", int(1))];
+    assert!(reason(attention, &operands, &shared, 2).contains("past_present_share_buffer"));
+    masked[3] = Some(ids(&[1, 1, 3, 3], &[1; 9]));
+    let why = reason(attention, &masked, &[heads], 1);
+    assert!(why.contains("mask_index of rank 4"), "{why}");
+}
+
+#[test]
+fn features_are_rotated_by_their_positions() {
+    // Quarter turns: at position 1 (a, b) becomes (-b, a).
+    let (cos, sin) = (floats(&[3, 1], &[1.0, 0.0, -1.0]), floats(&[3, 1], &[0.0, 1.0, 0.0]));
+    let x = floats(&[1, 2, 4], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    let turned = |at: Tensor, attributes: &[(&str, Attribute)]| {
+        let operands = [Some(x.clone()), Some(at), Some(cos.clone()), Some(sin.clone())];
+        results("com.microsoft:RotaryEmbedding", &operands, attributes, 1).remove(0)
+    };
+    let first = Tensor::from_slice(&[1], &[1i64]).unwrap();
+    let each = Tensor::from_slice(&[1, 2], &[1i64, 2]).unwrap();
+    // Two heads of two features.
+    let want = [-2.0, 1.0, -4.0, 3.0, -5.0, -6.0, -7.0, -8.0];
+    close(&turned(first, &[]), &want);
+    close(&turned(each.clone(), &[("interleaved", int(1))]), &want);
+    // One head of which two features are rotated.
+    let some = [("num_heads", int(1)), ("rotary_embedding_dim", int(2))];
+    close(&turned(each.clone(), &some), &[-2.0, 1.0, 3.0, 4.0, -5.0, -6.0, 7.0, 8.0]);
+    let operands = [Some(x.clone()), Some(each), Some(cos.clone()), Some(sin.clone())];
+    let why = reason("com.microsoft:RotaryEmbedding", &operands, &[("scale", float(2.0))], 1);
+    assert!(why.contains("scale"), "{why}");
+}
+
+/// Two heads of queries over one of keys, of one feature; queries and keys of 0, values as given. The cache holds `cached`
+/// for each of two batch items.
+fn grouped(
+    values: &[f32],
+    cached: &[f32],
+    lengths: [i32; 2],
+    extra: &[Option<Tensor>],
+    attributes: &[(&str, Attribute)],
+) -> Vec<Tensor> {
+    let (rows, past) = (values.len() / 2, cached.len() / 2);
+    let total = lengths[0].max(lengths[1]);
+    let mut operands = vec![
+        Some(floats(&[2, rows, 2], &vec![0.0; 4 * rows])),
+        Some(floats(&[2, rows, 1], &vec![0.0; 2 * rows])),
+        Some(floats(&[2, rows, 1], values)),
+        Some(floats(&[2, 1, past, 1], &vec![0.0; 2 * past])),
+        Some(floats(&[2, 1, past, 1], cached)),
+        Some(ids(&[2], &lengths.map(|length| length - 1))),
+        Some(ids(&[1], &[total])),
+    ];
+    operands.extend_from_slice(extra);
+    let mut all = vec![("num_heads", int(2)), ("kv_num_heads", int(1))];
+    all.extend_from_slice(attributes);
+    results("com.microsoft:GroupQueryAttention", &operands, &all, 3)
+}
+
+#[test]
+fn groups_share_a_cache_that_grows() {
+    // The second item had one key less: its new key takes the place of what follows its last one.
+    let got = grouped(&[6.0, 8.0], &[2.0, 4.0, 2.0, 100.0], [3, 2], &[], &[]);
+    close(&got[0], &[4.0, 4.0, 5.0, 5.0]);
+    assert_eq!(got[2].shape(), [2, 1, 3, 1]);
+    close(&got[2], &[2.0, 4.0, 6.0, 2.0, 8.0, 0.0]);
+    // A cache with room keeps its size.
+    let got = grouped(&[6.0, 8.0], &[2.0, 0.0, 0.0, 2.0, 4.0, 0.0], [2, 3], &[], &[]);
+    close(&got[0], &[4.0, 4.0, 14.0 / 3.0, 14.0 / 3.0]);
+    assert_eq!(got[2].shape(), [2, 1, 3, 1]);
+    // A prompt: each row sees itself and what stands before it.
+    let got = grouped(&[1.0, 3.0, 5.0, 9.0], &[], [2, 2], &[], &[]);
+    close(&got[0], &[1.0, 1.0, 2.0, 2.0, 5.0, 5.0, 7.0, 7.0]);
+    // A window of two keys, and keys that all see each other.
+    let got = grouped(&[6.0, 8.0], &[2.0, 4.0, 2.0, 100.0], [3, 2], &[], &[("local_window_size", int(2))]);
+    close(&got[0], &[5.0, 5.0, 5.0, 5.0]);
+    let got = grouped(&[1.0, 3.0, 5.0, 9.0], &[], [2, 2], &[], &[("causal", int(0))]);
+    close(&got[0], &[2.0, 2.0, 2.0, 2.0, 7.0, 7.0, 7.0, 7.0]);
+}
+
+#[test]
+fn sinks_take_their_share() {
+    let smooth = [("smooth_softmax", int(1))];
+    let got = grouped(&[6.0, 8.0], &[2.0, 4.0, 2.0, 100.0], [3, 2], &[], &smooth);
+    close(&got[0], &[3.0, 3.0, 10.0 / 3.0, 10.0 / 3.0]);
+    // -1 is the schema's word for nothing.
+    let got = grouped(&[6.0, 8.0], &[2.0, 4.0, 2.0, 100.0], [3, 2], &[], &[("smooth_softmax", int(-1))]);
+    close(&got[0], &[4.0, 4.0, 5.0, 5.0]);
+    // Scores of 0 and ln 3 for the heads' sinks.
+    let sinks = [None, None, None, None, Some(floats(&[2], &[0.0, 3f32.ln()]))];
+    let got = grouped(&[6.0, 8.0], &[2.0, 4.0, 2.0, 100.0], [3, 2], &sinks, &[]);
+    close(&got[0], &[3.0, 2.0, 10.0 / 3.0, 2.0]);
+}
+
+#[test]
+fn one_batch_item_needs_no_places() {
+    let operands = [
+        Some(floats(&[1, 1, 4], &[0.0, 0.0, 0.0, 6.0])),
+        None,
+        None,
+        Some(floats(&[1, 1, 3, 1], &[0.0; 3])),
+        Some(floats(&[1, 1, 3, 1], &[2.0, 100.0, 0.0])),
+        Some(ids(&[1], &[1])),
+        Some(ids(&[1], &[2])),
+    ];
+    let attributes = [("num_heads", int(2)), ("kv_num_heads", int(1))];
+    let got = results("com.microsoft:GroupQueryAttention", &operands, &attributes, 3);
+    close(&got[0], &[4.0, 4.0]);
+    close(&got[2], &[2.0, 6.0, 0.0]);
+    let quantized = [attributes[0].clone(), attributes[1].clone(), ("k_quant_type", text("PER_TENSOR"))];
+    let why = reason("com.microsoft:GroupQueryAttention", &operands, &quantized, 3);
+    assert!(why.contains("block-quantized"), "{why}");
+    let why = reason("com.microsoft:GroupQueryAttention", &operands, &attributes, 4);
+    assert!(why.contains("output_qk"), "{why}");
+}

@@ -4,6 +4,7 @@
 //! Semantics are those of the ONNX operator specification. A row serves all versions from its `since` to the next row of
 //! the same operator; where versions differ only in attributes that became inputs, one function reads both.
 
+mod attend;
 mod attention;
 mod contrib;
 mod conv;
@@ -20,6 +21,7 @@ mod reduce;
 mod refused;
 mod resize;
 mod rnn;
+mod rotary;
 mod select;
 mod shape;
 mod signal;
@@ -50,9 +52,13 @@ pub(super) const TABLES: &[&[Row]] = &[
     signal::ROWS,
     quantize::ROWS,
     attention::ROWS,
+    rotary::ROWS,
     contrib::activation::ROWS,
     contrib::linear::ROWS,
     contrib::norm::ROWS,
+    contrib::rotary::ROWS,
+    contrib::attention::ROWS,
+    contrib::grouped::ROWS,
 ];
 
 /// Oldest operator set whose semantics the rows follow.

@@ -5,8 +5,11 @@
 //! spelled out in the network's terms: the engine finds the fused forms again.
 
 pub(super) mod activation;
+pub(super) mod attention;
+pub(super) mod grouped;
 pub(super) mod linear;
 pub(super) mod norm;
+pub(super) mod rotary;
 
 use super::super::Row;
 use crate::lower::{NodeLowering, Reject};
@@ -26,6 +29,16 @@ fn refuse(n: &NodeLowering, outputs: &[(usize, &str)], inputs: &[(usize, &str)])
     for &(index, name) in inputs {
         if n.has(index) {
             return Err(Reject::new(format!("input {name} is not supported")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses the node if one of these attributes is on.
+fn refuse_flags(n: &NodeLowering, names: &[&str]) -> Result<(), Reject> {
+    for name in names {
+        if n.flag(name)? {
+            return Err(Reject::new(format!("attribute {name} is not supported")));
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use engraft_network::{BinaryOp, DType, Dim, UnaryOp, ValueId, ops};
 
+use super::super::attend::positions;
 use super::super::norm::{epsilon, reduce};
 use super::{activation, refuse, row};
 use crate::dialect::Row;
@@ -82,14 +83,11 @@ fn embed_layer_norm(n: &mut NodeLowering) -> Result<()> {
         n.emit(ops::Gather { axis: 0 }, &[table, ids])
     };
     let word = lookup(n, 2, words)?;
-    let position = match n.optional(8)? {
-        Some(positions) => lookup(n, 3, positions)?,
-        None => {
-            let table = n.input(3)?;
-            let rows = ops::SliceRange { axis: 0, start: Dim::Fixed(0), len: length, step: 1 };
-            n.emit(ops::Slice { ranges: vec![rows] }, &[table])?
-        }
+    let at = match n.optional(8)? {
+        Some(at) => at,
+        None => positions(n, &Dim::Fixed(0), &length)?,
     };
+    let position = lookup(n, 3, at)?;
     let mut sum = n.binary(BinaryOp::Add, word, position)?;
     match (n.optional(1)?, n.has(4)) {
         (Some(segments), true) => {
