@@ -1,9 +1,12 @@
-//! Running a specialization: one parallel region over tickets.
+//! Running a specialization: one parallel region over units.
 //!
-//! All tasks of a run stand in one static order, unit after unit (a unit is one phase of one step). Threads take tickets
-//! from one atomic counter; a task whose unit depends on earlier units waits until all of those are complete. Whatever a
-//! task waits for was taken before it by a thread that runs it, so no task waits for one that has not started, a single
-//! thread can finish the run alone, and the worker pool may drop participants that never started.
+//! All tasks of a run stand in one static order, unit after unit (a unit is one phase of one step), and every thread walks the
+//! units in that order. A unit's tasks are cut to shares, one per thread: a thread takes the tasks of its own share first, so
+//! that the rows of a layer are read by the thread whose cache they were written to, and then what others left. Before it
+//! takes a task of a unit that depends on earlier units it waits until all of those are complete. A thread leaves a unit only
+//! when all of its tasks are taken, so whatever a task waits for was taken by a thread that runs it: no task waits for one
+//! that has not started, a single thread can finish the run alone, and the worker pool may drop participants that never
+//! started.
 
 use crate::arena::Buffer;
 use crate::layer::Layer;
@@ -11,7 +14,7 @@ use engraft_kernels::cpu::FlushDenormals;
 use engraft_kernels::{Args, KernelError, Workers};
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What an offset counts from.
@@ -47,8 +50,10 @@ pub(crate) struct Unit {
     pub step: u32,
     pub phase: u32,
     pub tasks: u32,
-    /// Ticket of its first task.
-    pub first: usize,
+    /// Parts of the tasks that belong to different threads.
+    pub shares: u32,
+    /// Counter of its first share.
+    pub first: u32,
     /// Units `0..after` must be complete before its tasks may run.
     pub after: u32,
 }
@@ -57,7 +62,8 @@ pub(crate) struct Unit {
 pub(crate) struct Schedule {
     pub steps: Vec<Step>,
     pub units: Vec<Unit>,
-    pub tickets: usize,
+    /// Shares of all units.
+    pub shares: usize,
     pub arena_bytes: usize,
     pub scratch_bytes: usize,
     /// Threads that are worth taking.
@@ -68,7 +74,7 @@ impl Schedule {
     pub(crate) fn new(steps: Vec<Step>, arena_bytes: usize, threads: usize) -> Schedule {
         let mut units = Vec::with_capacity(steps.len() + 8);
         let mut end_of_step: Vec<u32> = Vec::with_capacity(steps.len());
-        let (mut tickets, mut scratch_bytes) = (0, 0);
+        let (mut shares, mut scratch_bytes) = (0, 0);
         for (i, s) in steps.iter().enumerate() {
             let mut after = s.wait.map_or(0, |w| end_of_step[w as usize]);
             for (phase, &tasks) in s.layer.kernel.phases().iter().enumerate() {
@@ -79,10 +85,11 @@ impl Schedule {
                     step: i as u32,
                     phase: phase as u32,
                     tasks: tasks as u32,
-                    first: tickets,
+                    shares: tasks.min(threads) as u32,
+                    first: shares as u32,
                     after,
                 });
-                tickets += tasks;
+                shares += tasks.min(threads);
                 after = units.len() as u32;
             }
             end_of_step.push(units.len() as u32);
@@ -91,7 +98,7 @@ impl Schedule {
         Schedule {
             steps,
             units,
-            tickets,
+            shares,
             arena_bytes,
             scratch_bytes: scratch_bytes.next_multiple_of(64),
             threads,
@@ -104,8 +111,10 @@ impl Schedule {
 pub(crate) struct RunState {
     pub arena: Buffer,
     scratch: Buffer,
+    /// Completed tasks by unit.
     done: Vec<AtomicU32>,
-    ticket: AtomicUsize,
+    /// Taken tasks by share; may exceed what there is.
+    taken: Vec<AtomicU32>,
     failed: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
@@ -122,7 +131,7 @@ impl RunState {
             arena: Buffer::empty(),
             scratch: Buffer::empty(),
             done: Vec::new(),
-            ticket: AtomicUsize::new(0),
+            taken: Vec::new(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
@@ -159,13 +168,14 @@ impl RunState {
             }
             return Ok(());
         }
-        if self.done.len() < schedule.units.len() {
-            self.done.resize_with(schedule.units.len(), AtomicU32::default);
+        for (counters, n) in [(&mut self.done, schedule.units.len()), (&mut self.taken, schedule.shares)] {
+            if counters.len() < n {
+                counters.resize_with(n, AtomicU32::default);
+            }
+            for c in &mut counters[..n] {
+                *c.get_mut() = 0;
+            }
         }
-        for d in &mut self.done[..schedule.units.len()] {
-            *d.get_mut() = 0;
-        }
-        *self.ticket.get_mut() = 0;
         *self.failed.get_mut() = false;
         let state = &*self;
         let shared = SharedBases(&bases);
@@ -179,34 +189,50 @@ impl RunState {
     }
 
     fn participate(&self, schedule: &Schedule, bases: &SharedBases<'_>, slot: usize) {
-        let mut entered = None;
         // SAFETY: `run` reserved one scratch area per slot.
         let scratch = unsafe { self.scratch.as_ptr().add(slot * schedule.scratch_bytes) };
-        let (mut unit, mut complete) = (0usize, 0usize);
-        loop {
-            let ticket = self.ticket.fetch_add(1, Ordering::Relaxed);
-            if ticket >= schedule.tickets {
-                return;
-            }
-            entered.get_or_insert_with(FlushDenormals::enter);
-            while ticket >= schedule.units[unit].first + schedule.units[unit].tasks as usize {
-                unit += 1;
-            }
-            let u = schedule.units[unit];
-            self.wait_for(schedule, &mut complete, u.after as usize);
-            if !self.failed.load(Ordering::Relaxed) {
-                let step = &schedule.steps[u.step as usize];
-                // SAFETY: the units this one depends on are complete; `run`'s contract covers the pointers.
-                let r =
-                    unsafe { run_task(step, u.step, u.phase as usize, ticket - u.first, bases.0, scratch) };
-                if let Err(f) = r {
-                    if let Ok(mut slot) = self.failure.lock() {
-                        slot.get_or_insert(f);
+        let mut entered = None;
+        let mut complete = 0usize;
+        for (i, unit) in schedule.units.iter().enumerate() {
+            let shares = unit.shares as usize;
+            let home = (slot * shares / schedule.threads).min(shares - 1);
+            let mut finished = 0;
+            for share in (home..shares).chain(0..home) {
+                let taken = &self.taken[unit.first as usize + share];
+                let start = unit.tasks as usize * share / shares;
+                let end = unit.tasks as usize * (share + 1) / shares;
+                loop {
+                    if start + taken.load(Ordering::Relaxed) as usize >= end {
+                        break;
                     }
-                    self.failed.store(true, Ordering::Release);
+                    self.wait_for(schedule, &mut complete, unit.after as usize);
+                    let task = start + taken.fetch_add(1, Ordering::Relaxed) as usize;
+                    if task >= end {
+                        break;
+                    }
+                    entered.get_or_insert_with(FlushDenormals::enter);
+                    self.task(schedule, unit, task, bases, scratch);
+                    finished += 1;
                 }
             }
-            self.done[unit].fetch_add(1, Ordering::Release);
+            if finished > 0 {
+                self.done[i].fetch_add(finished, Ordering::Release);
+            }
+        }
+    }
+
+    fn task(&self, schedule: &Schedule, unit: &Unit, task: usize, bases: &SharedBases<'_>, scratch: *mut u8) {
+        if self.failed.load(Ordering::Relaxed) {
+            return;
+        }
+        let step = &schedule.steps[unit.step as usize];
+        // SAFETY: the units this one depends on are complete; `run`'s contract covers the pointers.
+        let r = unsafe { run_task(step, unit.step, unit.phase as usize, task, bases.0, scratch) };
+        if let Err(f) = r {
+            if let Ok(mut slot) = self.failure.lock() {
+                slot.get_or_insert(f);
+            }
+            self.failed.store(true, Ordering::Release);
         }
     }
 

@@ -410,9 +410,9 @@ impl Grid {
         self.down * self.across
     }
 
-    /// Rows and panels of one task.
+    /// Rows and panels of one task; neighbours share rows.
     pub fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        let (i, j) = (task % self.down, task / self.down);
+        let (i, j) = (task / self.across, task % self.across);
         let units = self.rows.div_ceil(self.unit);
         let row = |i: usize| (units * i / self.down * self.unit).min(self.rows);
         let panel = |j: usize| self.panels * j / self.across;
