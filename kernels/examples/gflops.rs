@@ -3,7 +3,7 @@
 //! `cargo run --release -p engraft-kernels --example gflops [filter] [fp32|tf32|bf16]`; `ENGRAFT_ISA` caps the
 //! instruction set.
 
-use engraft_kernels::cpu::gemm::micro::{self, Micro, Tile};
+use engraft_kernels::cpu::gemm::micro::{self, Ahead, Micro, Tile};
 use engraft_kernels::{Args, Class, Isa, Operand, Precision, Problem, TensorDesc, catalog};
 use engraft_network::ops::{Conv, ConvTranspose, Epilogue, MatMul, Padding};
 use engraft_network::{AlignedBytes, DType, Expr, Op, Tensor, UnaryOp};
@@ -80,6 +80,7 @@ fn micro_kernels(name: &str, micro: &Micro<f32>, k: usize) {
             residual: std::ptr::null(),
             clip: None,
             prefetch: b.as_ptr(),
+            ahead: Ahead::none(),
         };
         let half = Tile { cols: micro.width / 2, ..tile };
         // SAFETY: the operands have the sizes that the tile states.

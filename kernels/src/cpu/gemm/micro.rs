@@ -35,6 +35,29 @@ pub struct Tile<E> {
     pub clip: Option<(E, E)>,
     /// Where to prefetch from, 64 bytes every few steps: what this task will want next.
     pub prefetch: *const E,
+    /// Rows that the next call will use.
+    pub ahead: Ahead<E>,
+}
+
+/// What a call of a micro-kernel fetches for the next one while it computes, a line or two per step.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead<E> {
+    /// Rows of the next tile.
+    pub rows: usize,
+    /// Its first column.
+    pub col: usize,
+    /// Row pointers of A, single tap, to be brought close; null for none.
+    pub a: *const *const E,
+    /// Row pointers of C, to be made writable; null for none.
+    pub c: *const *mut E,
+    /// Row pointers of the residual; null for none.
+    pub residual: *const *const E,
+}
+
+impl<E> Ahead<E> {
+    pub fn none() -> Self {
+        Ahead { rows: 0, col: 0, a: std::ptr::null(), c: std::ptr::null(), residual: std::ptr::null() }
+    }
 }
 
 /// # Safety
@@ -92,6 +115,60 @@ fn prefetch<E>(p: *const E) {
     };
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
+}
+
+/// Claims the line at `p` for writing.
+#[inline(always)]
+fn prefetch_write<E>(p: *const E) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is harmless.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast())
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+/// Rows from which on a kernel's steps have room for [`Ahead`].
+const ROWS_THAT_LOOK_AHEAD: usize = 6;
+
+/// Fetches row `i` of the next tile's C and residual, `NV` vectors wide.
+///
+/// # Safety
+/// The tables hold `i + 1` pointers.
+#[inline(always)]
+unsafe fn claim<V: Lanes, const NV: usize>(ahead: &Ahead<V::E>, i: usize) {
+    let line = 64 / size_of::<V::E>();
+    // SAFETY: by the caller's contract.
+    unsafe {
+        let c = (*ahead.c.add(i)).wrapping_add(ahead.col);
+        for at in (0..NV * V::N).step_by(line) {
+            prefetch_write(c.wrapping_add(at));
+        }
+        if !ahead.residual.is_null() {
+            let r = (*ahead.residual.add(i)).wrapping_add(ahead.col);
+            for at in (0..NV * V::N).step_by(line) {
+                prefetch(r.wrapping_add(at));
+            }
+        }
+    }
+}
+
+/// Fetches a line or two of the next tile's rows of A; the steps over one line fetch that line of all rows.
+///
+/// # Safety
+/// The table holds `ahead.rows` pointers.
+#[inline(always)]
+unsafe fn fetch_rows<E, const MR: usize, const U: usize>(ahead: &Ahead<E>, k: usize) {
+    let line = 64 / size_of::<E>();
+    let turns = (line / U).max(1);
+    let first = k / U % turns;
+    for i in (0..MR).step_by(turns) {
+        if first + i < ahead.rows {
+            // SAFETY: by the caller's contract.
+            prefetch(unsafe { *ahead.a.add(first + i) }.wrapping_add(k & !(line - 1)));
+        }
+    }
 }
 
 /// `U` steps of the inner loop; sums alternate between `S` sets of accumulators, so that few rows still fill the pipes.
@@ -160,12 +237,23 @@ pub(crate) unsafe fn body<V: Lanes, const MR: usize, const NV: usize, const U: u
         }
 
         let panel = <V::E as Elem>::PANEL;
+        let looks = MR >= ROWS_THAT_LOOK_AHEAD;
+        let claims = if looks && !t.ahead.c.is_null() { t.ahead.rows } else { 0 };
+        let fetches = looks && !t.ahead.a.is_null();
+        let mut claimed = 0;
         let (mut table, mut b, mut ahead) = (t.a, t.b, t.prefetch);
         for _ in 0..t.taps {
             let mut k = t.offset;
             let end = t.offset + t.run;
             while k + U <= end {
                 prefetch(ahead);
+                if claimed < claims {
+                    claim::<V, NV>(&t.ahead, claimed);
+                    claimed += 1;
+                }
+                if fetches {
+                    fetch_rows::<V::E, MR, U>(&t.ahead, k);
+                }
                 steps::<V, MR, NV, U, S>(&mut acc, table, k, b);
                 k += U;
                 b = b.add(U * panel);

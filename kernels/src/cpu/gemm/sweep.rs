@@ -4,7 +4,7 @@
 //! the block use it. Sums of several product blocks accumulate in C itself.
 
 use super::lanes::Elem;
-use super::micro::{Micro, Tile};
+use super::micro::{Ahead, Micro, Tile};
 use super::rows::RowMap;
 use std::ops::Range;
 
@@ -12,6 +12,9 @@ use std::ops::Range;
 pub trait Source<E> {
     /// Whether every block of products is copied to the stage, rows `pitch` elements apart, before it is used.
     const COPIED: bool = false;
+
+    /// Whether rows lie one after another in memory that was not touched yet, so that they are worth fetching early.
+    const FETCHED: bool = false;
 
     fn taps(&self) -> usize;
     fn run(&self) -> usize;
@@ -55,6 +58,8 @@ pub struct Strided<E> {
 }
 
 impl<E: Elem> Source<E> for Strided<E> {
+    const FETCHED: bool = true;
+
     fn taps(&self) -> usize {
         1
     }
@@ -155,6 +160,8 @@ const PRODUCTS: usize = 768;
 const BLOCK_BYTES: usize = 512 << 10;
 /// Bytes of finished values that wait for what registers cannot do, in L1.
 const POST_BYTES: usize = 12 << 10;
+/// Bytes of C from which on its lines are claimed before they are written.
+const FAR_BYTES: usize = 256 << 10;
 /// Pointers of A's table that one block of rows may hold.
 const BLOCK_POINTERS: usize = 4096;
 
@@ -174,6 +181,8 @@ pub struct Sweep<E: 'static> {
     /// Taps, and elements of their runs, in one block of products.
     tap_step: usize,
     run_step: usize,
+    /// Whether C is too large to lie in a near cache.
+    far: bool,
 }
 
 impl<E: Elem> Sweep<E> {
@@ -194,7 +203,8 @@ impl<E: Elem> Sweep<E> {
         let rows =
             (BLOCK_BYTES / (tap_step * run_step * size_of::<E>()).max(1)).min(BLOCK_POINTERS / taps.max(1));
         let block = (rows / micro.rows() * micro.rows()).clamp(micro.rows(), 32 * micro.rows());
-        Sweep { micro, n, taps, run, out, residual, block, tap_step, run_step }
+        let far = out.rows() * n * size_of::<E>() > FAR_BYTES;
+        Sweep { micro, n, taps, run, out, residual, block, tap_step, run_step, far }
     }
 
     /// Whether C is written once only, after everything that its place held was read.
@@ -313,6 +323,26 @@ impl<E: Elem> Sweep<E> {
                             for t in 0..tiles.count {
                                 let (at, height) = tiles.tile(t);
                                 let cols = width.min(end - col);
+                                let mut ahead = Ahead::none();
+                                if t + 1 < tiles.count {
+                                    let (next, height) = tiles.tile(t + 1);
+                                    (ahead.rows, ahead.col) = (height, col);
+                                    if S::FETCHED && col == panels.start * E::PANEL {
+                                        ahead.a = table.add(next);
+                                    }
+                                    if self.far {
+                                        ahead.c = c_rows.add(next).cast();
+                                    }
+                                } else if self.far && col + width < end {
+                                    (ahead.rows, ahead.col) = (tiles.tile(0).1, col + width);
+                                    ahead.c = c_rows.cast();
+                                } else if self.far && panel + 1 < panels.end {
+                                    (ahead.rows, ahead.col) = (tiles.tile(0).1, end);
+                                    ahead.c = c_rows.cast();
+                                }
+                                if last && !finish.residual.is_null() && !ahead.c.is_null() {
+                                    ahead.residual = r_rows.offset(ahead.c.cast::<*const E>().offset_from(c_rows));
+                                }
                                 let tile = Tile {
                                     a: table.add(at * self.taps + tap * height),
                                     a_step: height,
@@ -336,6 +366,7 @@ impl<E: Elem> Sweep<E> {
                                     },
                                     clip: if last { finish.clip } else { None },
                                     prefetch: slice.wrapping_add(panel_len + t * lines / 4),
+                                    ahead,
                                 };
                                 self.micro.kernel(height, cols)(&tile);
                             }
