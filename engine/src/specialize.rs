@@ -25,8 +25,9 @@ pub(crate) struct Specialization {
     pub crossings: Vec<(u32, usize)>,
 }
 
-/// Total estimate below which a run is not worth waking threads for.
-const SERIAL_NS: f64 = 20_000.0;
+/// What sharing a run among threads costs: waking them, and meeting after every phase of a step.
+const REGION_NS: f64 = 10_000.0;
+const MEETING_NS: f64 = 500.0;
 
 #[derive(Clone, Debug)]
 struct Place {
@@ -50,7 +51,8 @@ struct Planner<'a> {
     roots: Vec<Root>,
     steps: Vec<Pending>,
     crossings: Vec<(u32, usize)>,
-    cost_ns: f64,
+    /// What threads are expected to save by sharing tasks, less what meeting costs them.
+    gain_ns: f64,
 }
 
 /// Specializes stage `stage` of the program. What `earlier`, a specialization of the same stage for as many threads, made of
@@ -80,7 +82,7 @@ pub(crate) fn specialize(
         roots: Vec::with_capacity(program.stages[stage].nodes.len() + 8),
         steps: Vec::with_capacity(program.stages[stage].nodes.len()),
         crossings: Vec::new(),
-        cost_ns: 0.0,
+        gain_ns: -REGION_NS,
     };
     for (node, a) in &program.stages[stage].assumptions {
         if !a.holds(env) {
@@ -94,7 +96,7 @@ pub(crate) fn specialize(
         planner.node(*id)?;
     }
     let outputs = planner.finish_outputs()?;
-    let threads_worth_it = if planner.cost_ns < SERIAL_NS { 1 } else { threads };
+    let threads_worth_it = if planner.gain_ns < 0.0 { 1 } else { threads };
     Ok(Specialization {
         env: env.to_vec(),
         threads: threads as u32,
@@ -433,7 +435,9 @@ impl<'a> Planner<'a> {
         for (r, _) in inputs.iter().chain(&outputs) {
             self.roots[*r as usize].used_by(step);
         }
-        self.cost_ns += layer.cost_ns;
+        let phases = layer.kernel.phases();
+        let shares = phases.iter().copied().max().unwrap_or(1).min(self.threads).max(1);
+        self.gain_ns += layer.cost_ns * (shares - 1) as f64 - MEETING_NS * phases.len() as f64;
         self.steps.push(Pending { layer, inputs, outputs, in_place });
     }
 

@@ -5,7 +5,7 @@ use super::source::{Bands, Taps};
 use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows, is_type};
 use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
-use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Strided, Sweep, tasks_for};
+use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Strided, Sweep, tasks_for_rows};
 use crate::cpu::pack::{self, Matrix};
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
@@ -118,7 +118,7 @@ impl<E: Number> Build for ConvTactic<E> {
         };
         let m = if empty { 0 } else { g.pixels() };
         let flops = 2.0 * (m * n * k * op.groups) as f64;
-        let tasks = tasks_for(flops, p.threads);
+        let tasks = tasks_for_rows(flops, m, p.threads);
         let panels = pack::panels::<E>(n);
         let grid = Grid::new(m, panels, self.micro.rows(), tasks.div_ceil(op.groups));
         let sweep = Sweep::new(self.micro, n, taps, run, out_rows, finisher.residual_rows(out_rows));

@@ -341,7 +341,8 @@ impl<E: Elem> Sweep<E> {
                                     ahead.c = c_rows.cast();
                                 }
                                 if last && !finish.residual.is_null() && !ahead.c.is_null() {
-                                    ahead.residual = r_rows.offset(ahead.c.cast::<*const E>().offset_from(c_rows));
+                                    ahead.residual =
+                                        r_rows.offset(ahead.c.cast::<*const E>().offset_from(c_rows));
                                 }
                                 let tile = Tile {
                                     a: table.add(at * self.taps + tap * height),
@@ -459,4 +460,13 @@ pub fn tasks_for(flops: f64, threads: usize) -> usize {
         return 1;
     }
     ((flops / LEAST) as usize).clamp(1, 2 * threads)
+}
+
+/// The same for a product of `rows` rows: more tasks where each still fills whole blocks of rows, so that a thread that
+/// is held up can be relieved.
+pub fn tasks_for_rows(flops: f64, rows: usize, threads: usize) -> usize {
+    /// Rows of one block, at most (see [`Sweep::new`]).
+    const BLOCK: usize = 384;
+    let tasks = tasks_for(flops, threads);
+    if tasks < 2 * threads { tasks } else { tasks.max((rows / BLOCK).min(8 * threads)) }
 }
