@@ -122,6 +122,40 @@ fn convolutions_with_concat_and_residual() {
     );
 }
 
+/// Participants one after another on the calling thread, the last first: what a pool does whose threads come late.
+struct Late(usize);
+
+impl Workers for Late {
+    fn threads(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, n: usize, f: &(dyn Fn(usize) + Sync)) {
+        (0..n).rev().for_each(f);
+    }
+}
+
+#[test]
+fn any_participant_finishes_a_run_alone_or_with_others() {
+    let net = small_cnn();
+    // Large enough to be shared among threads.
+    let x = random(&[4, 3, 64, 10], 14);
+    let want = net.eval(std::slice::from_ref(&x)).unwrap();
+    for threads in [2, 3, 8] {
+        for workers in [&Late(threads) as &dyn Workers, &Pool::new(threads)] {
+            let engine = build(&net, Isa::best(), threads);
+            for _ in 0..20 {
+                let got = engine.run_tensors(std::slice::from_ref(&x), workers).unwrap();
+                for (g, w) in got.iter().zip(&want) {
+                    let worst =
+                        (0..w.count()).map(|k| (g.get_f64(k) - w.get_f64(k)).abs()).fold(0.0, f64::max);
+                    assert!(worst < 1e-4, "{worst} on {threads} threads");
+                }
+            }
+        }
+    }
+}
+
 /// Self-attention as exporters write it, with dynamic batch and sequence.
 fn attention() -> Network {
     let mut net = Network::new("attention");

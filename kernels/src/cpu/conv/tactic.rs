@@ -170,6 +170,10 @@ impl<E: Number> Tactic for ConvTactic<E> {
         self.id
     }
 
+    fn version(&self) -> u32 {
+        2
+    }
+
     fn computes(&self) -> Option<DType> {
         Some(E::DTYPE)
     }

@@ -243,6 +243,10 @@ impl<E: Number> Tactic for MatMulTactic<E> {
         self.id
     }
 
+    fn version(&self) -> u32 {
+        2
+    }
+
     fn computes(&self) -> Option<DType> {
         Some(E::DTYPE)
     }
