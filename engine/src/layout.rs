@@ -22,7 +22,7 @@ pub(crate) fn decide(program: &mut Program, env: &[i64]) {
         let role = match &node.op {
             Op::Concat(_) => Role::Concat,
             Op::Reshape(_) if !crosses => Role::View,
-            Op::Transpose(_) | Op::Slice(_) | Op::Expand(_) if !crosses => {
+            op if strides::is_view(op) && !crosses => {
                 let judge = Judge { program, consumers: &consumers, env };
                 if judge.worth_a_view(*id) { Role::View } else { Role::Compute }
             }
@@ -122,7 +122,7 @@ impl Judge<'_> {
             match &node.op {
                 // Parts of a concat that are not in place are copied anyhow.
                 Op::Concat(_) => {}
-                Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_) => {
+                op if strides::is_view(op) => {
                     let (d, _) = strides::view(&node.op, desc, self.env)?;
                     match self.penalty(node.outputs[0], &d, depth + 1) {
                         Some(e) => extra += e,

@@ -3,6 +3,7 @@
 
 use crate::error::PlanError;
 use crate::layer::Choice;
+use crate::strides;
 use engraft_kernels::{Class, Isa, Operand, Precision, Problem, Tactic, TensorDesc, catalog};
 use engraft_network::ops::Assumption;
 use engraft_network::{
@@ -304,9 +305,7 @@ impl Program {
         for (id, node) in self.network.nodes() {
             let fits = match self.roles[id.index()] {
                 Role::Compute | Role::Dynamic => true,
-                Role::View => {
-                    matches!(node.op, Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_))
-                }
+                Role::View => strides::is_view(&node.op),
                 Role::Concat => matches!(node.op, Op::Concat(_)),
             };
             if !fits {

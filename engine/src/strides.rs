@@ -4,6 +4,11 @@ use engraft_kernels::TensorDesc;
 use engraft_network::{Op, ops::eval_shape};
 use smallvec::SmallVec;
 
+/// Operators whose result may be a [`view`] of their operand.
+pub(crate) fn is_view(op: &Op) -> bool {
+    matches!(op, Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Expand(_) | Op::BitCast(_))
+}
+
 /// The result of a view operator as strides over its operand, with the offset in elements; `None` if the operator is no
 /// view of an operand with these strides, or a dim is impossible under `env`.
 pub(crate) fn view(op: &Op, input: &TensorDesc, env: &[i64]) -> Option<(TensorDesc, isize)> {
@@ -60,6 +65,7 @@ pub(crate) fn view(op: &Op, input: &TensorDesc, env: &[i64]) -> Option<(TensorDe
             }
             Some((TensorDesc { dtype, shape, strides }, 0))
         }
+        Op::BitCast(b) => Some((TensorDesc { dtype: b.to, ..input.clone() }, 0)),
         _ => None,
     }
 }

@@ -156,6 +156,25 @@ fn any_participant_finishes_a_run_alone_or_with_others() {
     }
 }
 
+/// Bits read as another type where they lie: an input's, a computed value's (which lives on), and a turned one's.
+#[test]
+fn bits_are_read_as_another_type() {
+    let mut net = Network::new("bits");
+    let n = Dim::symbol(net.add_symbol("N", SymbolSource::InputDim { input: 0, axis: 0 }));
+    let x = net.add_input("x", f32s(&[n, 6.into()]));
+    let bits: Op = ops::BitCast { to: DType::I32 }.into();
+    let plain = net.add("plain", bits.clone(), &[x]).unwrap();
+    let y = net.add("y", unary(UnaryOp::Relu), &[x]).unwrap();
+    let turned = net.add("turned", transpose(&[1, 0]), &[y]).unwrap();
+    let cast = net.add("cast", bits, &[turned]).unwrap();
+    let one = net.add_constant("one", Tensor::scalar(1i32));
+    let next = net.add("next", binary(BinaryOp::Add), &[cast, one]).unwrap();
+    let back = net.add("back", ops::BitCast { to: DType::F32 }.into(), &[next]).unwrap();
+    let z = net.add("z", unary(UnaryOp::Neg), &[y]).unwrap();
+    net.set_outputs(vec![plain, back, z]);
+    check(&net, &[vec![random(&[5, 6], 3)], vec![random(&[1, 6], 4)]]);
+}
+
 /// Self-attention as exporters write it, with dynamic batch and sequence.
 fn attention() -> Network {
     let mut net = Network::new("attention");

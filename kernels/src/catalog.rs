@@ -24,6 +24,9 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         rows.extend_from_slice(crate::cpu::movement::tactics());
         rows.extend_from_slice(crate::cpu::pool::tactics());
         rows.extend_from_slice(crate::cpu::max_pool::tactics());
+        rows.extend_from_slice(crate::cpu::sample::tactics());
+        rows.extend_from_slice(crate::cpu::fold::tactics());
+        rows.extend_from_slice(crate::cpu::det::tactics());
         rows.extend_from_slice(crate::cpu::softmax::tactics());
         rows.extend_from_slice(crate::cpu::norm::tactics());
         rows.extend_from_slice(crate::cpu::reduce::tactics());

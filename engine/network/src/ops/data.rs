@@ -14,6 +14,11 @@ pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
     s
 }
 
+/// A shape of four axes.
+pub(super) fn four(shape: &[usize]) -> Result<[usize; 4], OpError> {
+    shape.try_into().map_err(|_| OpError::Eval(format!("{shape:?} has not four axes")))
+}
+
 /// Calls `f` with the sum of one offset per axis for each element of the outer product of `tables`, in row-major order.
 /// A negative sum of tables whose entries may be [`OUTSIDE`] means that some axis lies outside.
 pub(super) fn outer(tables: &[Vec<isize>], mut f: impl FnMut(isize)) {

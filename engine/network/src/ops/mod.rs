@@ -2,9 +2,13 @@
 
 mod assume;
 mod attention;
+mod bit_cast;
 mod check;
 mod conv;
 mod data;
+mod deform;
+mod det;
+mod fold;
 mod fourier;
 mod gather;
 mod generate;
@@ -16,6 +20,8 @@ mod quantize;
 mod reduce;
 mod resize;
 mod rnn;
+mod roi;
+mod sample;
 mod scatter;
 mod search;
 mod select;
@@ -24,7 +30,11 @@ mod slice;
 
 pub use assume::Assumption;
 pub use attention::Attention;
+pub use bit_cast::BitCast;
 pub use conv::{Conv, ConvTranspose, Padding};
+pub use deform::DeformSample;
+pub use det::Det;
+pub use fold::Fold;
 pub use fourier::{Dft, Stft};
 pub use gather::{Gather, GatherElements, GatherNd};
 pub use generate::{Range, ShapeTensor, Trilu};
@@ -36,6 +46,8 @@ pub use quantize::{Dequantize, Quantize};
 pub use reduce::{ArgReduce, Cumulative, Reduce, ReduceOp};
 pub use resize::{CoordinateMode, NearestMode, Resize, ResizeMode};
 pub use rnn::{Activation, Direction, Rnn, RnnKind};
+pub use roi::{RoiAlign, RoiMaxPool};
+pub use sample::{GridSample, Outside, SampleMode};
 pub use scatter::{ScatterElements, ScatterNd, ScatterReduction};
 pub use search::{NonZero, OneHot, TopK};
 pub use select::{NonMaxSuppression, Unique};
@@ -141,7 +153,7 @@ ops! {
     Transpose, Reshape, Expand, Concat, Slice, Pad, Tile, Range, ShapeTensor, Trilu,
     Gather, GatherElements, GatherNd, ScatterElements, ScatterNd, OneHot, TopK, NonZero,
     NonMaxSuppression, Unique, Dft, Stft,
-    Resize, Quantize, Dequantize,
+    Resize, GridSample, RoiAlign, RoiMaxPool, DeformSample, Fold, Det, BitCast, Quantize, Dequantize,
 }
 
 /// The shape that operands broadcast to (numpy's rule). A symbolic dim against a fixed size other than 1 is taken to be

@@ -2,8 +2,8 @@
 
 use super::lexer::Lexer;
 use crate::ops::{
-    Activation, CoordinateMode, Direction, Epilogue, NearestMode, PadMode, Padding, PoolKind, ReduceOp,
-    ResizeMode, RnnKind, ScatterReduction, SliceRange,
+    Activation, CoordinateMode, Direction, Epilogue, NearestMode, Outside, PadMode, Padding, PoolKind,
+    ReduceOp, ResizeMode, RnnKind, SampleMode, ScatterReduction, SliceRange,
 };
 use crate::{BinaryOp, DType, Dim, Expr, ExprId, ExprNode, Op, Operator, Scalar, UnaryOp, ops};
 use std::collections::HashMap;
@@ -150,6 +150,33 @@ table! {
         antialias: bool = false,
         extrapolation: u32 = 0,
     }
+    GridSample { mode: SampleMode, outside: Outside = Outside::Zeros, align_corners: bool = false }
+    RoiAlign {
+        max: bool = false,
+        height: usize,
+        width: usize,
+        samples: usize = 0,
+        scale: u32 = 1f32.to_bits(),
+        half_pixel: bool = false,
+    }
+    RoiMaxPool { height: usize, width: usize, scale: u32 = 1f32.to_bits() }
+    DeformSample {
+        kernel: Vec<usize>,
+        strides: Vec<usize> = vec![1; kernel.len()],
+        dilations: Vec<usize> = vec![1; kernel.len()],
+        padding: Padding = Padding::none(kernel.len()),
+        groups: usize = 1,
+        mask: bool = false,
+    }
+    Fold {
+        image: Vec<Dim>,
+        block: Vec<usize>,
+        strides: Vec<usize> = vec![1; block.len()],
+        dilations: Vec<usize> = vec![1; block.len()],
+        padding: Padding = Padding::none(block.len()),
+    }
+    Det {}
+    BitCast { to: DType }
     Quantize { axis: usize = 0, block: usize = 0, to: DType, zero_point: bool = false }
     Dequantize { axis: usize = 0, block: usize = 0, zero_point: bool = false }
 }
@@ -265,6 +292,8 @@ named! {
     NearestMode {
         RoundPreferFloor = "round_prefer_floor", RoundPreferCeil = "round_prefer_ceil", Floor = "floor", Ceil = "ceil"
     }
+    SampleMode { Nearest = "nearest", Linear = "linear", Cubic = "cubic" }
+    Outside { Zeros = "zeros", Border = "border", Reflection = "reflection" }
     RnnKind { Lstm = "lstm", Gru = "gru", Simple = "simple" }
     Direction { Forward = "forward", Reverse = "reverse", Bidirectional = "bidirectional" }
 }

@@ -99,6 +99,9 @@ const %77 "signal" : f32[1,16,1] = seed(10)
 const %78 "window" : f32[4] = splat(0.5)
 const %73 "boxes" : f32[2,5,4] = seed(8)
 const %74 "scores" : f32[2,3,5] = seed(9)
+const %105 "r4" : f32[2,4] = seed(8)
+const %106 "r5" : f32[2,5] = seed(9)
+const %112 "grid" : f32[1,3,2] = seed(10)
 const %19 "v" : f64[2,3] = [0.1, 1e300, -0.0, nan, inf, 5e-324]
 %20 ="#,
     ) + r#"%31, %32, %33 = rnn(%17, %15, %15) kind=lstm direction=bidirectional hidden=8 activations=[sigmoid,tanh,tanh,hard_sigmoid(0.2,0.5),leaky_relu(0.01),softsign] clip=3.5
@@ -129,6 +132,15 @@ const %19 "v" : f64[2,3] = [0.1, 1e300, -0.0, nan, inf, 5e-324]
 %59 = resize(%0) mode=cubic(-0.75) coordinates=align_corners sizes=[s0,4,16,s1] exclude_outside
 %60 = resize(%0) mode=nearest(floor) coordinates=tf_crop_and_resize(0.0,0.0,0.1,0.2,1.0,1.0,0.9,0.8) sizes=[s0,4,16,16] extrapolation=-1.0
 %61 = resize(%0) mode=linear sizes=[s0,4,16,16] scales=[1.0,1.0,2.0,2.0] antialias
+%101 = grid_sample(%18, %112) mode=cubic outside=reflection align_corners
+%102 = roi_align(%0, %105, %5) max height=3 width=2 samples=2 scale=0.25 half_pixel
+%103 = roi_max_pool(%0, %106) height=3 width=2 scale=0.5
+%107 = expand(%12) shape=[s0,2,10,4]
+%108 = expand(%12) shape=[s0,2,10,2]
+%104 = deform_sample(%0, %107, %108) kernel=[1,1] strides=[2,1] padding=[0,1]:[0,1] groups=2 mask
+%109 = fold(%17) image=[s1] block=[1] padding=[1]:[0]
+%110 = det(%13)
+%111 = bit_cast(%13) to=i32
 %62 = quantize(%0, %3, %4) axis=3 to=u8 zero_point
 %63 = dequantize(%62, %3, %4) axis=3 zero_point
 %64 = scatter_nd(%10, %5, %65)
@@ -141,7 +153,7 @@ output %63, %6, %7, %9, %11, %19, %4
     let text = text.replace("%64 = scatter_nd(%10, %5, %65)\n", "");
     // Indices that are out of range type all the same.
     let net = round_trip(&text);
-    assert_eq!(net.node_count(), 39);
+    assert_eq!(net.node_count(), 48);
     let printed = net.to_string();
     for part in ["clip=3.5", "0.35355338f32", "-0.0", "5e-324", "nan", "18446744073709551615", "1:7:4:-2"] {
         assert!(printed.contains(part), "{part} in\n{printed}");

@@ -37,6 +37,15 @@ impl Tuples {
     /// The tuple is readable.
     #[inline(always)]
     pub unsafe fn offset(&self, at: *const u8) -> Result<isize, KernelError> {
+        if let (true, [(size, stride)]) = (self.wide, self.axes.as_slice()) {
+            // SAFETY: the one member of the tuple.
+            let index = unsafe { at.cast::<i64>().read_unaligned() };
+            let place = if index < 0 { index.wrapping_add(*size as i64) } else { index };
+            if place as u64 >= *size as u64 {
+                return Err(KernelError::Index { index, size: *size });
+            }
+            return Ok(place as isize * stride);
+        }
         let mut offset = 0;
         for (k, &(size, stride)) in self.axes.iter().enumerate() {
             // SAFETY: a member of the tuple; nothing is said of alignment.

@@ -7,7 +7,7 @@ use engraft_network::ops::{Concat, Expand, Pad, PadMode, Reshape, Slice, Tile, T
 use engraft_network::{Dim, DimEnv, Op};
 use smallvec::SmallVec;
 
-/// Transpose, Reshape, Expand, Concat, Slice, Pad and Tile of elements of whole bytes, at any strides.
+/// Transpose, Reshape, Expand, Concat, Slice, Pad, Tile and BitCast of elements of whole bytes, at any strides.
 #[derive(Debug)]
 pub(super) struct Views;
 
@@ -90,6 +90,7 @@ fn parts(p: &Problem<'_>) -> Result<SmallVec<[Part; 2]>, Reject> {
         Op::Tile(op) => Ok(one(tile(op, x(0), out))),
         Op::Concat(op) => Ok(concat(op, p, out)),
         Op::Pad(op) => pad(op, p, out),
+        Op::BitCast(_) => Ok(one(copy(width(out), axes_of(out, &x(0).strides, &out.strides)))),
         _ => Err(Reject::new("not an operator that only places elements")),
     }
 }

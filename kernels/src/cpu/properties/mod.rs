@@ -8,6 +8,7 @@ mod movement;
 mod products;
 mod rows;
 mod selection;
+mod spatial;
 
 use super::check::{self, Layout, Random, Tolerance};
 use crate::{Class, Isa, Tactic, catalog};
@@ -23,6 +24,7 @@ use movement::{indexed, moved, resize, shape_tensor};
 use products::{attention, conv, conv_transpose, fourier, matmul, pool, rnn};
 use rows::{arg_reduce, cumulative, group_norm, layer_norm, reduce, softmax, top_k};
 use selection::{suppression, unique};
+use spatial::{deform_sample, det, fold, grid_sample, regions};
 
 /// What a case is made of. Every operator reads what it needs, in any way that gives valid attributes.
 #[derive(Clone, Debug)]
@@ -181,6 +183,11 @@ const FAMILIES: &[Family] = &[
     ("suppression", suppression, &["suppression."]),
     ("unique", unique, &["move.unique"]),
     ("resize", resize, &["resize.", "widened.resize."]),
+    ("grid_sample", grid_sample, &["sample.grid", "widened.sample.grid"]),
+    ("regions", regions, &["sample.roi", "widened.sample.roi"]),
+    ("deform_sample", deform_sample, &["sample.deform", "widened.sample.deform"]),
+    ("fold", fold, &["fold.", "widened.fold."]),
+    ("det", det, &["det.", "widened.det."]),
     ("quantize", quantized, &["quantize."]),
     ("shape_tensor", shape_tensor, &["move.generate"]),
 ];
@@ -259,6 +266,7 @@ families! {
     softmax: 120, reduce: 200, arg_reduce: 80, cumulative: 80, unary: 250, binary: 250, select: 80, cast: 150,
     pointwise: 200, movement: 300, indexed: 250, top_k: 80, fourier: 250, suppression: 120, unique: 120, resize: 150,
     quantize: 100, shape_tensor: 8,
+    grid_sample: 250, regions: 250, deform_sample: 150, fold: 200, det: 80,
 }
 
 /// Rows whose tests stand beside them: their unit is modelled there for machines that lack it.

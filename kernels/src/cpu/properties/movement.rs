@@ -2,6 +2,16 @@
 
 use super::*;
 
+/// An integer type of the same width.
+fn bits_of(dtype: DType) -> DType {
+    match dtype.bits() {
+        8 => DType::U8,
+        16 => DType::I16,
+        32 => DType::U32,
+        _ => DType::U64,
+    }
+}
+
 pub(super) fn moved(d: &Draw) -> Case {
     let dtype = d.dtype(&ANY);
     let shape = d.shape(1, 5, 2000);
@@ -11,7 +21,8 @@ pub(super) fn moved(d: &Draw) -> Case {
     let dims = |list: &[usize]| list.iter().map(|n| Dim::from(*n)).collect::<Vec<Dim>>();
     let amounts: Vec<usize> = (0..rank).map(|i| d.numbers[i] % 3).collect();
     let axis = d.axis(5, rank);
-    match d.numbers[6] % 8 {
+    match d.numbers[6] % 9 {
+        8 => Case::new(BitCast { to: bits_of(dtype) }, vec![x]),
         0 => Case::new(Transpose { perm: d.permutation(rank) }, vec![x]),
         1 => {
             let small = r.tensor(dtype, &d.broadcast(0, &shape), 50.0);

@@ -38,15 +38,15 @@ pub(super) fn matmul(d: &Draw) -> Case {
 }
 
 /// Attributes of a sliding window over 1 to 3 axes.
-struct Window {
-    input: Vec<usize>,
-    kernel: Vec<usize>,
-    strides: Vec<usize>,
-    dilations: Vec<usize>,
-    padding: Padding,
+pub(super) struct Window {
+    pub input: Vec<usize>,
+    pub kernel: Vec<usize>,
+    pub strides: Vec<usize>,
+    pub dilations: Vec<usize>,
+    pub padding: Padding,
 }
 
-fn window(d: &Draw) -> Window {
+pub(super) fn window(d: &Draw) -> Window {
     let spatial = d.between(0, 1, 3);
     let at = |i: usize, k: usize| d.numbers[(i + k) % 8] / (k + 1);
     let kernel: Vec<usize> = (0..spatial).map(|i| 1 + at(i, 1) % [3, 4, 6][3 - spatial]).collect();

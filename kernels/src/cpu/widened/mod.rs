@@ -67,6 +67,12 @@ impl Widened {
                 | Op::Pool(_)
                 | Op::Dft(_)
                 | Op::Stft(_)
+                | Op::GridSample(_)
+                | Op::RoiAlign(_)
+                | Op::RoiMaxPool(_)
+                | Op::DeformSample(_)
+                | Op::Fold(_)
+                | Op::Det(_)
         );
         if !candidate || !p.inputs.iter().any(|o| self.converts(p.op, o.desc.dtype)) {
             return Err(Reject::new("nothing to widen"));
