@@ -350,6 +350,11 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
         self.host.outputs.len()
     }
 
+    /// The tensor that output `index` was set to.
+    pub fn output(&self, index: usize) -> Option<ValueId> {
+        self.outputs.get(index)?.as_ref()?.value
+    }
+
     pub fn set(&mut self, index: usize, value: ValueId) {
         if self.wants(index) {
             let ty = self.ty(value).clone();

@@ -7,3 +7,4 @@ mod partitioning;
 mod selection;
 mod shapes;
 mod signal;
+mod spatial;

@@ -128,8 +128,25 @@ pub(super) const ROWS: &[Row] = &[
     row("Where", 9, select),
     row("Cast", 6, cast),
     row("CastLike", 15, cast_like),
+    row("BitCast", 26, bit_cast),
     row("Dropout", FIRST, dropout),
 ];
+
+/// The same bits as another type; of a `bool` all but one mean true.
+fn bit_cast(n: &mut NodeLowering) -> Result<()> {
+    let element_type = n.int_or("to", 0)?;
+    let to = dtype_of(element_type)
+        .ok_or_else(|| Reject::new(format!("element type {element_type} is not supported")))?;
+    let x = n.input(0)?;
+    let from = n.dtype(x);
+    let y = match to {
+        _ if from == to => return n.forward(0, 0),
+        DType::Bool if matches!(from, DType::I8 | DType::U8) => n.with_scalar(BinaryOp::Ne, x, 0.0)?,
+        _ => n.emit(ops::BitCast { to }, &[x])?,
+    };
+    n.set(0, y);
+    Ok(())
+}
 
 pub(super) fn unary(n: &mut NodeLowering, op: UnaryOp) -> Result<()> {
     if let Some(known) = n.known(0).and_then(|known| known.unary(op, n.facts())) {

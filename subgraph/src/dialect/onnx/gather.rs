@@ -1,9 +1,10 @@
 //! Gathers, scatters and their family.
 
-use engraft_network::{DType, Dim, ops};
+use engraft_network::{BinaryOp, DType, Dim, ops};
 
 use super::super::Row;
 use super::row;
+use super::shape::{iota, size_scalar};
 use crate::lower::{Known, NodeLowering, Reject, axis};
 
 type Result<T> = std::result::Result<T, Reject>;
@@ -34,6 +35,8 @@ pub(super) const ROWS: &[Row] = &[
         n.set(0, y);
         Ok(())
     }),
+    row("TensorScatter", 24, tensor_scatter),
+    row("ReverseSequence", 10, reverse_sequence),
     row("Compress", 9, compress),
     row("OneHot", 9, one_hot),
     row("NonZero", 9, |n| {
@@ -146,6 +149,95 @@ fn one_hot(n: &mut NodeLowering) -> Result<()> {
     let axis = n.axis("axis", -1, rank)?;
     let indices = n.cast(indices, DType::I64)?;
     let y = n.emit(ops::OneHot { axis, depth }, &[indices, values])?;
+    n.set(0, y);
+    Ok(())
+}
+
+/// The first `len` steps of every batch from the last to the first, the others as they are.
+fn reverse_sequence(n: &mut NodeLowering) -> Result<()> {
+    let (x, lengths) = (n.input(0)?, n.input(1)?);
+    let time_first = match (n.int_or("batch_axis", 1)?, n.int_or("time_axis", 0)?) {
+        (1, 0) => true,
+        (0, 1) => false,
+        axes => return Err(Reject::new(format!("batch and time axes {axes:?} are not defined"))),
+    };
+    let shape = n.shape(x);
+    let [first, second, rest @ ..] = shape.as_slice() else {
+        return Err(Reject::new("wants a batch and a time axis"));
+    };
+    let one = Dim::Fixed(1);
+    let lengths = n.cast(lengths, DType::I64)?;
+    // The number of the step, and the length of the batch, by both axes.
+    let (step, lengths) = if time_first {
+        (iota(n, first, vec![first.clone(), one.clone()])?, n.reshape(lengths, vec![one, second.clone()])?)
+    } else {
+        (iota(n, second, vec![one.clone(), second.clone()])?, n.reshape(lengths, vec![first.clone(), one])?)
+    };
+    let places = n.pointwise(&[step, lengths], |e| {
+        let (step, len, one) = (e.input(0), e.input(1), e.number(1.0));
+        let last = e.binary(BinaryOp::Sub, len, one);
+        let mirrored = e.binary(BinaryOp::Sub, last, step);
+        let inside = e.binary(BinaryOp::Lt, step, len);
+        e.select(inside, mirrored, step)
+    })?;
+    let y = if time_first {
+        // Rows of a step and batch: a length beyond the steps leads beyond the last row.
+        let batches = size_scalar(n, second)?;
+        let batch = iota(n, second, vec![Dim::Fixed(1), second.clone()])?;
+        let places = n.binary(BinaryOp::Mul, places, batches)?;
+        let places = n.binary(BinaryOp::Add, places, batch)?;
+        let rows = [first.mul(second)].into_iter().chain(rest.iter().cloned()).collect();
+        let rows = n.reshape(x, rows)?;
+        n.emit(ops::Gather { axis: 0 }, &[rows, places])?
+    } else {
+        let places = n.reshape(places, vec![first.clone(), second.clone(), Dim::Fixed(1)])?;
+        n.emit(ops::GatherNd { batch_dims: 1 }, &[x, places])?
+    };
+    n.set(0, y);
+    Ok(())
+}
+
+/// A cache with an update written along `axis`, for every batch from its own index on.
+fn tensor_scatter(n: &mut NodeLowering) -> Result<()> {
+    let (cache, update, first) = (n.input(0)?, n.input(1)?, n.optional(2)?);
+    let shape = n.shape(cache);
+    let axis = n.axis("axis", -2, shape.len())?;
+    let circular = match n.string_or("mode", "linear")? {
+        "linear" => false,
+        "circular" => true,
+        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+    };
+    if axis == 0 || n.rank(update) != shape.len() {
+        return Err(Reject::new("wants a batch axis before the axis of steps"));
+    }
+    // One tuple of indices per batch, axes between, and step.
+    let one = Dim::Fixed(1);
+    let steps = n.shape(update)[axis].clone();
+    let outer: Vec<Dim> = shape[..axis].iter().cloned().chain([steps.clone(), one.clone()]).collect();
+    let alone = |position: usize, size: &Dim| {
+        let mut shape = vec![one.clone(); outer.len()];
+        shape[position] = size.clone();
+        shape
+    };
+    let mut members = Vec::new();
+    for (position, size) in shape[..axis].iter().enumerate() {
+        let member = iota(n, size, alone(position, size))?;
+        members.push(n.emit(ops::Expand { shape: outer.clone() }, &[member])?);
+    }
+    let mut place = iota(n, &steps, alone(axis, &steps))?;
+    if let Some(first) = first {
+        let first = n.cast(first, DType::I64)?;
+        let first = n.reshape(first, alone(0, &shape[0]))?;
+        place = n.binary(BinaryOp::Add, place, first)?;
+    }
+    if circular {
+        let size = size_scalar(n, &shape[axis])?;
+        place = n.binary(BinaryOp::Mod, place, size)?;
+    }
+    members.push(n.emit(ops::Expand { shape: outer.clone() }, &[place])?);
+    let places = n.emit(ops::Concat { axis: axis + 1 }, &members)?;
+    let reduction = ops::ScatterReduction::None;
+    let y = n.emit(ops::ScatterNd { reduction }, &[cache, places, update])?;
     n.set(0, y);
     Ok(())
 }

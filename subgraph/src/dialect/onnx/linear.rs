@@ -1,4 +1,4 @@
-//! Matrix products: MatMul and Gemm.
+//! Matrix products, and determinants.
 
 use engraft_network::{BinaryOp, DType, Dim, ValueId, ops};
 
@@ -17,6 +17,12 @@ pub(super) const ROWS: &[Row] = &[
     }),
     row("Gemm", FIRST, |n| {
         let y = gemm(n)?;
+        n.set(0, y);
+        Ok(())
+    }),
+    row("Det", 11, |n| {
+        let x = n.input(0)?;
+        let y = n.emit(ops::Det, &[x])?;
         n.set(0, y);
         Ok(())
     }),

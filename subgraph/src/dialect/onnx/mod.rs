@@ -22,6 +22,7 @@ mod refused;
 mod resize;
 mod rnn;
 mod rotary;
+mod sample;
 mod select;
 mod shape;
 mod signal;
@@ -47,6 +48,7 @@ pub(super) const TABLES: &[&[Row]] = &[
     ml::ROWS,
     refused::ROWS,
     resize::ROWS,
+    sample::ROWS,
     rnn::ROWS,
     window::ROWS,
     signal::ROWS,

@@ -143,14 +143,9 @@ fn eye_like(n: &mut NodeLowering) -> Result<()> {
         None => ty.dtype,
     };
     let [rows, columns] = ty.shape.as_slice() else { return Err(Reject::new("wants a matrix")) };
-    let index = |n: &mut NodeLowering, len: &Dim, shape: [Dim; 2]| -> Result<ValueId> {
-        let (start, step) = (n.scalar(DType::I64, 0.0)?, n.scalar(DType::I64, 1.0)?);
-        let line = n.emit(ops::Range { len: len.clone() }, &[start, step])?;
-        n.reshape(line, shape.to_vec())
-    };
     let one = Dim::Fixed(1);
-    let row = index(n, rows, [rows.clone(), one.clone()])?;
-    let column = index(n, columns, [one, columns.clone()])?;
+    let row = iota(n, rows, vec![rows.clone(), one.clone()])?;
+    let column = iota(n, columns, vec![one, columns.clone()])?;
     let row = n.with_scalar(engraft_network::BinaryOp::Add, row, n.int_or("k", 0)? as f64)?;
     let diagonal = n.binary(engraft_network::BinaryOp::Eq, row, column)?;
     let y = n.cast(diagonal, dtype)?;
@@ -443,4 +438,19 @@ fn trilu(n: &mut NodeLowering) -> Result<()> {
 pub(super) fn zero(n: &mut NodeLowering, dtype: DType) -> Result<ValueId> {
     let tensor = scalar_tensor(dtype, 0.0)?;
     Ok(n.add_constant(tensor))
+}
+
+/// `0, 1, .. len - 1` as `i64` in a shape of `len` elements.
+pub(super) fn iota(n: &mut NodeLowering, len: &Dim, shape: Vec<Dim>) -> Result<ValueId> {
+    let (start, step) = (n.scalar(DType::I64, 0.0)?, n.scalar(DType::I64, 1.0)?);
+    let line = n.emit(ops::Range { len: len.clone() }, &[start, step])?;
+    n.reshape(line, shape)
+}
+
+/// A size as an `i64` scalar.
+pub(super) fn size_scalar(n: &mut NodeLowering, size: &Dim) -> Result<ValueId> {
+    match size.fixed() {
+        Some(fixed) => n.scalar(DType::I64, fixed as f64),
+        None => n.emit(ops::ShapeTensor { dims: vec![size.clone()], scalar: true, dtype: DType::I64 }, &[]),
+    }
 }

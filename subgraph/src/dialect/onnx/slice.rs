@@ -1,4 +1,4 @@
-//! Slice, Split and Pad.
+//! Slice, Split, Pad and CenterCropPad.
 
 use engraft_network::{DType, Dim, ValueId, ops};
 
@@ -14,6 +14,7 @@ pub(super) const ROWS: &[Row] = &[
     row("Slice", 10, slice_inputs),
     row("Split", 2, split),
     row("Pad", 2, pad),
+    row("CenterCropPad", 18, center_crop_pad),
 ];
 
 /// Bounds at or beyond this mean "to the end".
@@ -265,4 +266,41 @@ fn padding_value(n: &mut NodeLowering, dtype: DType) -> Result<ValueId> {
         Some(value) => n.reshape(value, Vec::new()),
         None => zero(n, dtype),
     }
+}
+
+/// What is too long is cut, what is too short is padded with zeros, on both sides alike; an odd element goes at the end.
+fn center_crop_pad(n: &mut NodeLowering) -> Result<()> {
+    let x = n.input(0)?;
+    let shape = n.shape(x);
+    let wanted = n.dims(1, "the shape")?;
+    let axes = n.ints("axes")?.unwrap_or_else(|| (0..shape.len() as i64).collect());
+    if axes.len() != wanted.len() {
+        return Err(Reject::new(format!("{} sizes for {} axes", wanted.len(), axes.len())));
+    }
+    let (zero_dim, two) = (Dim::Fixed(0), Dim::Fixed(2));
+    let mut ranges = Vec::new();
+    let (mut before, mut after) = (vec![zero_dim.clone(); shape.len()], vec![zero_dim.clone(); shape.len()]);
+    for (&position, want) in axes.iter().zip(&wanted) {
+        let axis = axis(position, shape.len())?;
+        let size = &shape[axis];
+        let surplus = n.facts().max(&size.sub(want), &zero_dim);
+        let missing = n.facts().max(&want.sub(size), &zero_dim);
+        if surplus != zero_dim {
+            let (start, len) = (surplus.floor_div(&two), n.facts().min(size, want));
+            ranges.push(ops::SliceRange { axis, start, len, step: 1 });
+        }
+        before[axis] = missing.floor_div(&two);
+        after[axis] = missing.sub(&before[axis]);
+    }
+    ranges.sort_by_key(|range| range.axis);
+    let mut y = x;
+    if !ranges.is_empty() {
+        y = n.emit(ops::Slice { ranges }, &[y])?;
+    }
+    if before.iter().chain(&after).any(|amount| *amount != zero_dim) {
+        let fill = zero(n, n.dtype(y))?;
+        y = n.emit(ops::Pad { mode: ops::PadMode::Constant, before, after }, &[y, fill])?;
+    }
+    n.set(0, y);
+    Ok(())
 }
