@@ -35,6 +35,6 @@ pub use session::{CACHE_QUOTA, LoadError, Session, SessionError};
 
 pub use engraft_engine::{Binding, Engine, LayerTime, OutputAllocator, OwnedOutputs, RunError, TensorRef};
 pub use engraft_subgraph::{
-    Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId, Partition, PlacementReport, Segment,
-    is_control_flow,
+    Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId, Partition, PlacementReport, Remedy,
+    Segment, is_control_flow,
 };

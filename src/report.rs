@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt::Write as _, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use engraft_subgraph::{Placement, PlacementReport};
+use engraft_subgraph::{Placement, PlacementReport, Remedy};
 
 use crate::{CompiledSegment, PartitionPolicy, files};
 
@@ -48,6 +48,9 @@ pub struct NodeEntry {
     /// Why the node stays with the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What would have to change for the node to be taken; further reasons may stand behind this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<Remedy>,
     /// Taken, but some of it runs on a reference tactic: its FLOPs do not count as accelerated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reference: bool,
@@ -87,6 +90,7 @@ impl Report {
                 reference: segment.is_some() && node.reference,
                 segment,
                 reason,
+                remedy: node.remedy.clone(),
                 flops: node.work.flops,
                 flops_share: 0.0,
                 bytes: node.work.bytes,
@@ -101,11 +105,12 @@ impl Report {
     }
 
     /// Gives a segment of the graph at `path` back to the host.
-    pub fn decline(&mut self, path: &str, segment: &str, reason: &str) {
+    pub fn decline(&mut self, path: &str, segment: &str, reason: &str, remedy: Remedy) {
         let theirs = |n: &&mut NodeEntry| n.graph == path && n.segment.as_deref() == Some(segment);
         for node in self.nodes.iter_mut().filter(theirs) {
             node.segment = None;
             node.reason = Some(reason.to_owned());
+            node.remedy = Some(remedy.clone());
             node.reference = false;
         }
     }
@@ -150,7 +155,7 @@ impl Report {
             self.segments.len(),
             if self.segments.len() == 1 { "" } else { "s" },
         );
-        let mut kept: BTreeMap<(&str, &str), (usize, f64)> = BTreeMap::new();
+        let mut kept: BTreeMap<(&str, &str), Kept> = BTreeMap::new();
         for node in &self.nodes {
             let reason = match (&node.segment, &node.reason) {
                 (None, reason) => reason.as_deref().unwrap_or("not stated"),
@@ -158,14 +163,18 @@ impl Report {
                 (Some(_), _) => continue,
             };
             let entry = kept.entry((&node.op_type, reason)).or_default();
-            entry.0 += 1;
-            entry.1 += node.flops_share;
+            entry.count += 1;
+            entry.share += node.flops_share;
+            entry.remedy = entry.remedy.or(node.remedy.as_ref());
         }
         let mut kept: Vec<_> = kept.into_iter().collect();
-        kept.sort_by(|a, b| b.1.1.total_cmp(&a.1.1).then(b.1.0.cmp(&a.1.0)));
-        for ((op_type, reason), (count, share)) in kept.iter().take(SUMMARY_LINES) {
+        kept.sort_by(|(_, a), (_, b)| b.share.total_cmp(&a.share).then(b.count.cmp(&a.count)));
+        for ((op_type, reason), Kept { count, share, remedy }) in kept.iter().take(SUMMARY_LINES) {
             // Writing to a `String` cannot fail.
             let _ = write!(text, "\n  {count} x {op_type} ({:.2}% of the FLOPs): {reason}", share * 100.0);
+            if let Some(remedy) = remedy {
+                let _ = write!(text, "; {remedy}");
+            }
         }
         if kept.len() > SUMMARY_LINES {
             let _ = write!(text, "\n  and {} more reasons", kept.len() - SUMMARY_LINES);
@@ -178,7 +187,7 @@ impl Report {
         let theirs = |n: &&mut NodeEntry| n.graph == path && n.name == node && n.segment.is_none();
         for entry in self.nodes.iter_mut().filter(theirs) {
             entry.segment = Some(record.segment.clone());
-            entry.reason = None;
+            (entry.reason, entry.remedy) = (None, None);
             entry.flops = record.flops;
             entry.reference = record.reference;
         }
@@ -192,6 +201,14 @@ impl Report {
 }
 
 const SUMMARY_LINES: usize = 12;
+
+/// Nodes of one type that one reason keeps with the host.
+#[derive(Default)]
+struct Kept<'a> {
+    count: usize,
+    share: f64,
+    remedy: Option<&'a Remedy>,
+}
 
 #[cfg(test)]
 mod tests {
@@ -213,6 +230,7 @@ mod tests {
             } else {
                 Placement::Segment(index / 2)
             },
+            remedy: (index == 2).then_some(Remedy::HostOnly),
             work: Work { flops: [700.0, 100.0, 100.0, 100.0][index], bytes: 1.0 },
             flops_share: 0.0,
             bytes_share: 0.0,
@@ -250,13 +268,15 @@ mod tests {
     #[test]
     fn declined_segments_go_back() {
         let mut report = report();
-        report.decline("", "s0", "cannot be built");
+        report.decline("", "s0", "cannot be built", Remedy::Engraft);
         report.finish();
         assert_eq!(report.accelerated_flops, 0.0);
         assert_eq!(report.nodes[0].reason.as_deref(), Some("cannot be built"));
+        assert_eq!(report.nodes[0].remedy, Some(Remedy::Engraft));
         assert_eq!(report.segments.len(), 1);
         let summary = report.summary();
         assert!(summary.contains("1 x Conv (70.00% of the FLOPs): cannot be built"), "{summary}");
+        assert!(summary.contains("strings; nothing: only the host can run this"), "{summary}");
         assert!(summary.contains("1 x LSTM (10.00% of the FLOPs): runs on a reference tactic"), "{summary}");
     }
 

@@ -39,6 +39,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Show what a host runtime would hand to Engraft, what not and why, and what was fused.
     Explain(Explain),
+    /// List the operators that can be taken, of which types, and why the others stay with the host.
+    Operators(Operators),
     /// The plan cache.
     Cache(Cache),
 }
@@ -141,6 +143,13 @@ pub struct Explain {
     pub all: bool,
     #[command(flatten)]
     pub options: OptionArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct Operators {
+    /// Print the page docs/operators.md.
+    #[arg(long)]
+    pub markdown: bool,
 }
 
 #[derive(Debug, Args)]

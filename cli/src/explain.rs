@@ -131,9 +131,11 @@ fn node_table(report: &PlacementReport) -> Table {
         ("runs on", Align::Left),
         ("FLOPs", Align::Right),
         ("why", Align::Left),
+        ("what would change it", Align::Left),
     ]);
     for node in &report.nodes {
-        let NodePlacement { name, op_type, placement, flops_share, reference, .. } = node;
+        let NodePlacement { name, op_type, placement, remedy, flops_share, reference, .. } = node;
+        let remedy = remedy.as_ref().map(ToString::to_string).unwrap_or_default();
         let (place, why) = match placement {
             Placement::Segment(index) => {
                 let why = if *reference { "a reference kernel runs it" } else { "" };
@@ -141,7 +143,8 @@ fn node_table(report: &PlacementReport) -> Table {
             }
             Placement::Host(reason) => ("host".to_owned(), reason.clone()),
         };
-        table.row([name.clone(), op_type.clone(), place, format!("{:.2} %", flops_share * 100.0), why]);
+        let share = format!("{:.2} %", flops_share * 100.0);
+        table.row([name.clone(), op_type.clone(), place, share, why, remedy]);
     }
     table
 }

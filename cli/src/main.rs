@@ -13,6 +13,7 @@ mod explain;
 mod inputs;
 mod inspect;
 mod npy;
+mod operators;
 mod output;
 mod progress;
 mod random;
@@ -61,5 +62,6 @@ fn dispatch(command: &Command, output: Output) -> Result<(), CliError> {
         Command::Convert(arguments) => convert::run(arguments, output),
         Command::Bench(arguments) => bench::run(arguments, output),
         Command::Explain(arguments) => explain::run(arguments, output),
+        Command::Operators(arguments) => operators::run(arguments, output),
     }
 }

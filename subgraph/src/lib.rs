@@ -15,7 +15,7 @@ mod segment;
 pub use cost::{AcceptAll, Capability, Cost, Work};
 pub use engraft_network::{DType, Tensor};
 pub use host::{Attribute, HostDim, HostGraph, HostNode, HostValue, HostValueId, is_control_flow};
-pub use lower::Reject;
+pub use lower::{Reject, Remedy};
 pub use partition::{Partition, PartitionOptions, PartitionPolicy, partition};
 pub use report::{NodePlacement, Placement, PlacementReport, SegmentSummary};
 pub use segment::Segment;

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cluster::{Dag, cluster};
 use crate::cost::{Capability, SEGMENT_NANOSECONDS, Work, bytes_at, host_nanoseconds, work};
-use crate::lower::{Lowering, Reject};
+use crate::lower::{Lowering, Reject, Remedy};
 use crate::report::{NodePlacement, Placement, PlacementReport, SegmentSummary};
 use crate::segment::{Fault, Segment, Uses, build};
 use crate::{HostGraph, HostNode, HostValueId, is_control_flow};
@@ -91,13 +91,21 @@ impl<'g> Partitioner<'g, '_> {
             let full = format!("{}.{}", node.domain, node.op_type);
             let excluded = &self.options.op_types_to_exclude;
             self.refused[index] = if excluded.contains(&node.op_type) || excluded.contains(&full) {
-                Some(Reject::new("excluded by op_types_to_exclude"))
+                let others = excluded.iter().filter(|&other| *other != node.op_type && *other != full);
+                // As the option is spelled.
+                let others: Vec<String> = others
+                    .map(|other| other.rsplit_once('.').map_or(other.clone(), |(d, t)| format!("{d}:{t}")))
+                    .collect();
+                let remedy = Remedy::option("op_types_to_exclude", others.join(","));
+                Some(Reject::new("excluded by op_types_to_exclude").remedy(remedy))
             } else if is_control_flow(&node.domain, &node.op_type) {
-                Some(Reject::new("control flow stays with the host"))
+                Some(Reject::new("control flow stays with the host").remedy(Remedy::HostOnly))
             } else if self.profit() && is_quantization(node) {
-                Some(Reject::new("quantized regions stay with the host under profit"))
+                let reason = "quantized regions stay with the host under profit";
+                Some(Reject::new(reason).remedy(Remedy::maximal()))
             } else if self.profit() && self.touches_quantization(node) {
-                Some(Reject::new("borders on quantization, which stays with the host under profit"))
+                let reason = "borders on quantization, which stays with the host under profit";
+                Some(Reject::new(reason).remedy(Remedy::maximal()))
             } else {
                 None
             };
@@ -160,7 +168,7 @@ impl<'g> Partitioner<'g, '_> {
         }
         self.reference[index] = reference;
         if reference && self.profit() && (total.flops > NEGLIGIBLE.flops || total.bytes > NEGLIGIBLE.bytes) {
-            return Err(Reject::new("only a reference kernel runs it"));
+            return Err(Reject::new("only a reference kernel runs it").remedy(Remedy::maximal()));
         }
         Ok(())
     }
@@ -202,7 +210,8 @@ impl<'g> Partitioner<'g, '_> {
                 let name = format!("{}_{}", self.name(), segments.len());
                 match build(&probe, &self.uses, name, nodes.clone()) {
                     Ok(segment) if self.profit() && segment.inputs.is_empty() => {
-                        self.refuse_all(&nodes, &Reject::new("its segment only computes constants"));
+                        let reject = Reject::new("its segment only computes constants");
+                        self.refuse_all(&nodes, &reject.remedy(Remedy::maximal()));
                     }
                     Ok(segment) => segments.push(segment),
                     Err(Fault { node: Some(node), reject }) => {
@@ -249,10 +258,9 @@ impl<'g> Partitioner<'g, '_> {
 
     fn unprofitable(&self, nodes: &[usize]) -> Option<Reject> {
         if nodes.len() < self.options.min_subgraph_size {
-            return Some(Reject::new(format!(
-                "its segment has {} nodes, fewer than min_subgraph_size",
-                nodes.len()
-            )));
+            let reason = format!("its segment has {} nodes, fewer than min_subgraph_size", nodes.len());
+            let remedy = Remedy::option("min_subgraph_size", nodes.len().to_string());
+            return Some(Reject::new(reason).remedy(remedy));
         }
         if !self.profit() {
             return None;
@@ -262,7 +270,7 @@ impl<'g> Partitioner<'g, '_> {
             total += self.work[node];
         }
         (host_nanoseconds(total) < SEGMENT_NANOSECONDS)
-            .then(|| Reject::new("its segment is too small to beat the host"))
+            .then(|| Reject::new("its segment is too small to beat the host").remedy(Remedy::maximal()))
     }
 
     fn report(&self, segments: &[Segment]) -> PlacementReport {
@@ -279,6 +287,12 @@ impl<'g> Partitioner<'g, '_> {
                 (Some(&segment), _) => Placement::Segment(segment),
                 (None, Some(reject)) => Placement::Host(reject.reason.clone()),
                 (None, None) => Placement::Host("its segment could not be built".into()),
+            },
+            remedy: match (taken.get(&index), &self.refused[index]) {
+                (Some(_), _) => None,
+                (None, reject) => {
+                    Some(reject.as_ref().map(|reject| reject.remedy.clone()).unwrap_or_default())
+                }
             },
             work: self.work[index],
             flops_share: 0.0,

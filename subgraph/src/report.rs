@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Work;
+use crate::lower::Remedy;
 
 /// Decision about one node of the host's graph.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,9 @@ pub struct NodePlacement {
     pub op_type: String,
     pub domain: String,
     pub placement: Placement,
+    /// What would have to change for the node to be taken; `None`: it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<Remedy>,
     /// At the sizes that [`engraft_network::Network::representative_env`] documents.
     pub work: Work,
     /// Share of the graph's FLOPs and bytes, 0 to 1.
@@ -145,6 +149,10 @@ impl fmt::Display for PlacementReport {
             let flops: f64 = nodes.iter().map(|node| node.flops_share).sum();
             let example = nodes.first().map_or("", |node| node.name.as_str());
             writeln!(f, "    {:>5} x {op:<24} {:>6.2}%  {reason} ({example})", nodes.len(), 100.0 * flops)?;
+            // The same reason can name different values: the first node's stands for all.
+            if let Some(remedy) = nodes.first().and_then(|node| node.remedy.as_ref()) {
+                writeln!(f, "{:43}-> {remedy}", "")?;
+            }
         }
         Ok(())
     }

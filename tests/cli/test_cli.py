@@ -217,6 +217,33 @@ def test_explain_names_nodes_tactics_and_segments(cli: Cli, model: Path) -> None
     assert "MatMul" in cli("explain", model, "--all", "--option", "op_types_to_exclude=MatMul")
 
 
+def test_explain_says_what_would_have_to_change(cli: Cli, model: Path) -> None:
+    options = ["--option", "partition_policy=maximal", "--option", "op_types_to_exclude=MatMul,Conv"]
+    (graph,) = cli.json("explain", model, *options)["graphs"]
+    remedies = {n["op_type"]: n.get("remedy") for n in graph["placement"]["nodes"]}
+    assert remedies["MatMul"] == {"kind": "option", "key": "op_types_to_exclude", "value": "Conv"}
+    assert remedies["Softmax"] is None
+    for all_nodes in ([], ["--all"]):
+        assert "set op_types_to_exclude=Conv" in cli("explain", model, *options, *all_nodes)
+
+
+def test_operators_are_listed_with_their_types(cli: Cli) -> None:
+    survey = cli.json("operators")
+    taken = {(o["domain"], o["operator"]): o for o in survey["taken"]}
+    assert "f32" in taken["", "Conv"]["types"] and taken["", "Softmax"]["since"][-1] == 13
+    assert {o["operator"]: o["reason"] for o in survey["refused"]}["Loop"] == "control flow stays with the host"
+    assert "| Conv |" in cli("operators", "--markdown") and "Conv" in cli("operators")
+
+
+def test_the_vocabulary_is_that_of_onnx(cli: Cli) -> None:
+    survey = cli.json("operators")
+    taken = {domain: {o["operator"] for o in survey["taken"] if o["domain"] == domain} for domain in ("", "com.microsoft")}
+    named = taken[""] | {o["operator"] for o in survey["refused"]}
+    standard = {schema.name for schema in onnx.defs.get_all_schemas_with_history() if not schema.domain}
+    # ONNX Runtime writes some operators of its own without their domain.
+    assert standard <= named and named - standard <= taken["com.microsoft"]
+
+
 def test_the_cache_is_listed_and_emptied(cli: Cli, model: Path) -> None:
     assert cli.json("cache", "ls")["plans"] == []
     cli("run", model)

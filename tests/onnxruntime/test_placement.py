@@ -70,7 +70,7 @@ def test_the_report_tells_everything(engraft: Engraft) -> None:
     assert 0 < report["accelerated_flops"] <= 1
     for node in report["nodes"]:
         assert node["name"] and node["op_type"]
-        assert (node["segment"] is None) == bool(node.get("reason"))
+        assert (node["segment"] is None) == bool(node.get("reason")) == bool(node.get("remedy"))
         assert 0 <= node["flops_share"] <= 1
     assert sum(node["flops_share"] for node in report["nodes"]) == pytest.approx(1, abs=1e-3)
 

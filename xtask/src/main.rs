@@ -4,6 +4,7 @@
 //! virtual environments that are kept until their pinned requirements change.
 
 mod demo;
+mod docs;
 mod error;
 mod models;
 mod process;
@@ -23,6 +24,7 @@ usage: cargo xtask <chore> [arguments]
 chores
   demo          recognise a page of text with RapidOCR, without and with Engraft, and compare
   test          run every test: [rust] [wheel] [python] [hosts] [models]; all of them without arguments
+  docs          write docs/operators.md from the code
   wheel         build the Python wheel into target/wheels
   zoo           write the model zoo into target/zoo: [--only resnet50,bert_base]
   check-models  compare Engraft with ONNX Runtime's CPU provider on the zoo: [--help]
@@ -57,6 +59,7 @@ fn run(arguments: &[String]) -> Result<(), Error> {
     let workspace = Workspace::locate()?;
     match chore.as_str() {
         "demo" => demo::run(&workspace, rest),
+        "docs" => docs::run(&workspace, rest),
         "test" => suite::run(&workspace, rest),
         "wheel" => python::build_wheel(&workspace).map(|wheel| println!("{}", wheel.display())),
         "zoo" => models::materialize(&workspace, rest),

@@ -11,6 +11,17 @@ pub fn run(what: &str, command: &mut Command) -> Result<(), Error> {
     if status.success() { Ok(()) } else { Err(failure(what, command, &status.to_string())) }
 }
 
+/// Runs `command` and returns what it wrote to standard output.
+pub fn output(what: &str, command: &mut Command) -> Result<Vec<u8>, Error> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|source| start_error(what, command, source))?;
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(failure(what, command, &output.status.to_string()))
+    }
+}
+
 fn start_error(what: &str, command: &Command, source: std::io::Error) -> Error {
     let program = command.get_program().to_string_lossy().into_owned();
     Error::Start { what: what.to_owned(), program, source }

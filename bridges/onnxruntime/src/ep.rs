@@ -13,7 +13,7 @@ use std::{
 
 use engraft::{
     Attribute, CompiledSegment, Engine, HostGraph, HostNode, HostValue, HostValueId, Mismatch, Options,
-    Original, Partition, Rebuilt, Report, Segment, Session,
+    Original, Partition, Rebuilt, Remedy, Report, Segment, Session,
 };
 
 use crate::{
@@ -173,9 +173,9 @@ impl Ep {
             // Known before anything is built: the report is closed and the session refused.
             return Ok(());
         }
-        if let Some(reason) = self.kept_body(graph)? {
+        if let Some((reason, remedy)) = self.kept_body(graph)? {
             for segment in &partitioned.segments {
-                report.decline(&path, &segment.name, &reason);
+                report.decline(&path, &segment.name, &reason, remedy.clone());
             }
             return Ok(());
         }
@@ -188,7 +188,7 @@ impl Ep {
                 Err(error) => {
                     tracing::warn!("segment {} stays with the host: {error}", segment.name);
                     if let Some(report) = &mut state.report {
-                        report.decline(&path, &segment.name, &error.to_string());
+                        report.decline(&path, &segment.name, &error.to_string(), Remedy::Engraft);
                     }
                 }
             }
@@ -307,16 +307,19 @@ impl Ep {
     }
 
     /// Why the host keeps the graph as it is, if it is a node's body that it keeps.
-    fn kept_body(&self, graph: &OrtGraph) -> Result<Option<String>> {
+    fn kept_body(&self, graph: &OrtGraph) -> Result<Option<(String, Remedy)>> {
         let Some(node) = self.api.parent_node(graph)? else { return Ok(None) };
         let (domain, op_type) = (self.api.node_domain(node)?, self.api.node_op_type(node)?);
         Ok(if !engraft::is_control_flow(&domain, &op_type) {
             // The host replaces the node by its function later, and cannot follow what was fused in its body.
-            Some(format!("the body of {op_type} becomes part of a function"))
+            Some((format!("the body of {op_type} becomes part of a function"), Remedy::HostOnly))
         } else if self.api.version() < NESTED_API {
-            Some(format!("bodies of control flow stay with ONNX Runtime before 1.{NESTED_API}"))
+            let least = format!("1.{NESTED_API}");
+            let reason = format!("bodies of control flow stay with ONNX Runtime before {least}");
+            Some((reason, Remedy::Host { least }))
         } else if self.context.enable {
-            Some("compiled models keep the bodies of control flow as they are".to_owned())
+            let reason = "compiled models keep the bodies of control flow as they are".to_owned();
+            Some((reason, Remedy::option("ep.context_enable", "0")))
         } else {
             None
         })

@@ -4,13 +4,16 @@
 //! lowering that a row names.
 
 pub mod onnx;
+mod survey;
+pub mod vocabulary;
 
 use std::sync::OnceLock;
 
 use rustc_hash::FxHashMap;
 
-use crate::HostNode;
-use crate::lower::{NodeLowering, Reject};
+use crate::lower::{NodeLowering, Reject, Remedy};
+use crate::{HostNode, is_control_flow};
+pub use survey::{Operator, Support, survey};
 
 /// One spelling of one operator, from a version of its domain's operator set on.
 pub struct Row {
@@ -41,13 +44,19 @@ pub fn find(node: &HostNode) -> Result<&'static Row, Reject> {
         }
         index
     });
-    let rows = index.get(&(node.domain.as_str(), node.op_type.as_str())).ok_or_else(|| {
-        Reject::new(match node.domain.as_str() {
-            "" => format!("operator {} is not supported", node.op_type),
-            domain => format!("operator {domain}.{} is not supported", node.op_type),
-        })
-    })?;
+    let (domain, op_type) = (node.domain.as_str(), node.op_type.as_str());
+    let rows = index.get(&(domain, op_type)).ok_or_else(|| unknown(domain, op_type))?;
     rows.iter().find(|row| row.since <= node.opset).copied().ok_or_else(|| {
-        Reject::new(format!("operator {} is not supported in operator set {}", node.op_type, node.opset))
+        let least = rows.last().map_or(node.opset, |row| row.since);
+        Reject::new(format!("operator {op_type} is not supported in operator set {}", node.opset))
+            .remedy(Remedy::OperatorSet { domain: domain.to_owned(), least })
     })
+}
+
+fn unknown(domain: &str, op_type: &str) -> Reject {
+    let name = if domain.is_empty() { op_type.to_owned() } else { format!("{domain}.{op_type}") };
+    match is_control_flow(domain, op_type) {
+        true => Reject::new("control flow stays with the host").remedy(Remedy::HostOnly),
+        false => Reject::new(format!("operator {name} is not supported")),
+    }
 }

@@ -7,6 +7,7 @@
 mod facts;
 mod known;
 mod node;
+mod remedy;
 
 use engraft_network::{
     DType, Def, Dim, Network, NetworkError, Node, NodeId, Op, OpError, SymbolSource, TensorType, ValueId, ops,
@@ -16,33 +17,62 @@ use rustc_hash::FxHashMap;
 pub use facts::Facts;
 pub use known::{Known, MAX_ELEMENTS, Number};
 pub use node::{ExprBuilder, NodeLowering, axes, axis, scalar_tensor};
+pub use remedy::Remedy;
 
-use crate::{HostDim, HostGraph, HostValueId, dialect};
+use crate::{HostDim, HostGraph, HostValue, HostValueId, dialect};
 
 /// Why a node stays with the host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, thiserror::Error)]
 #[error("{reason}")]
 pub struct Reject {
     pub reason: String,
+    pub remedy: Remedy,
 }
 
 impl Reject {
     pub fn new(reason: impl Into<String>) -> Reject {
-        Reject { reason: reason.into() }
+        Reject { reason: reason.into(), remedy: Remedy::default() }
+    }
+
+    /// States what would have to change.
+    #[must_use]
+    pub fn remedy(self, remedy: Remedy) -> Reject {
+        Reject { remedy, ..self }
     }
 }
 
 impl From<OpError> for Reject {
     fn from(error: OpError) -> Reject {
-        Reject::new(error.to_string())
+        Reject::new(error.to_string()).remedy(remedy_of(&error))
     }
 }
 
 impl From<NetworkError> for Reject {
     fn from(error: NetworkError) -> Reject {
         match error {
-            NetworkError::Op { op, source, .. } => Reject::new(format!("{op}: {source}")),
+            NetworkError::Op { op, source, .. } => {
+                Reject::new(format!("{op}: {source}")).remedy(remedy_of(&source))
+            }
             other => Reject::new(other.to_string()),
+        }
+    }
+}
+
+/// A value whose type or rank the host does not state.
+fn undeclared(host: &HostValue) -> Reject {
+    let reason = match host.dtype {
+        None => format!("the type of {:?} is not supported", host.name),
+        Some(_) => format!("the rank of {:?} is unknown", host.name),
+    };
+    Reject::new(reason).remedy(Remedy::DeclareType { value: host.name.clone() })
+}
+
+/// An operator that does not take its operands: types may be learned, the rest is the model's fault.
+fn remedy_of(error: &OpError) -> Remedy {
+    match error {
+        OpError::Type { .. } | OpError::Eval(_) => Remedy::Engraft,
+        OpError::Arity { .. } | OpError::Rank { .. } | OpError::Shape(_) | OpError::Attribute { .. } => {
+            Remedy::Correct
         }
     }
 }
@@ -184,12 +214,7 @@ impl<'g> Lowering<'g> {
     /// The host does not know its type or rank.
     pub fn input_from_host(&mut self, value: HostValueId) -> Result<(), Reject> {
         let host = self.graph.value(value);
-        let dtype =
-            host.dtype.ok_or_else(|| Reject::new(format!("the type of {:?} is not supported", host.name)))?;
-        let dims = host
-            .shape
-            .as_ref()
-            .ok_or_else(|| Reject::new(format!("the rank of {:?} is unknown", host.name)))?;
+        let (Some(dtype), Some(dims)) = (host.dtype, &host.shape) else { return Err(undeclared(host)) };
         let input = self.inputs.len() as u32;
         let mut shape = Vec::with_capacity(dims.len());
         for (axis, dim) in dims.iter().enumerate() {
@@ -394,13 +419,7 @@ impl<'g> Lowering<'g> {
             }
             return Ok(id);
         }
-        let Some(constant) = &host.constant else {
-            let reason = match host.dtype {
-                None => format!("the type of {:?} is not supported", host.name),
-                Some(_) => format!("the rank of {:?} is unknown", host.name),
-            };
-            return Err(Reject::new(reason));
-        };
+        let constant = host.constant.as_ref().ok_or_else(|| undeclared(host))?;
         let id = self.network.add_constant(host.name.clone(), constant.clone());
         let known = Known::of(constant);
         self.values[value.index()] = Some(Lowered { ty: TensorType::of(constant), value: Some(id), known });

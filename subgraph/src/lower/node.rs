@@ -5,7 +5,7 @@ use engraft_network::{
 };
 use smallvec::SmallVec;
 
-use super::{Facts, Known, Lowered, Lowering, Reject};
+use super::{Facts, Known, Lowered, Lowering, Reject, Remedy};
 use crate::{Attribute, HostNode, HostValueId};
 
 type Result<T> = std::result::Result<T, Reject>;
@@ -63,7 +63,8 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
     }
 
     fn required(&self, index: usize) -> Result<HostValueId> {
-        self.operand(index).ok_or_else(|| Reject::new(format!("input {index} is missing")))
+        self.operand(index)
+            .ok_or_else(|| Reject::new(format!("input {index} is missing")).remedy(Remedy::Correct))
     }
 
     /// Operand `index` as a tensor.
@@ -88,6 +89,7 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
             let host = self.lowering.graph.value(value);
             let what = if host.dtype.is_none() { "type" } else { "rank" };
             Reject::new(format!("the {what} of {:?} is not known", host.name))
+                .remedy(Remedy::DeclareType { value: host.name.clone() })
         })
     }
 
@@ -110,7 +112,7 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
         self.lowering
             .contents(value, true)
             .and_then(|known| known.dims())
-            .ok_or_else(|| Reject::new(format!("{what} depends on data")))
+            .ok_or_else(|| self.wants_constant(index, format!("{what} depends on data")))
     }
 
     /// The size that a node of the network tells as the first element of `value`, which ends a stage of its engine.
@@ -123,10 +125,27 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
         self.required(index)?;
         self.contents(index)
             .and_then(|known| known.dims())
-            .ok_or_else(|| Reject::new(format!("{what} depends on data")))?
+            .ok_or_else(|| self.wants_constant(index, format!("{what} depends on data")))?
             .iter()
-            .map(|dim| dim.fixed().ok_or_else(|| Reject::new(format!("{what} is not constant"))))
+            .map(|dim| {
+                dim.fixed().ok_or_else(|| self.wants_constant(index, format!("{what} is not constant")))
+            })
             .collect()
+    }
+
+    /// A refusal that ends when operand `index` is a constant.
+    pub fn wants_constant(&self, index: usize, reason: impl Into<String>) -> Reject {
+        Reject::new(reason).remedy(Remedy::MakeConstant { value: self.operand_name(index) })
+    }
+
+    /// A refusal that ends when the sizes of operand `index` are fixed.
+    pub fn wants_fixed_dims(&self, index: usize, reason: impl Into<String>) -> Reject {
+        Reject::new(reason).remedy(Remedy::FixDims { value: self.operand_name(index) })
+    }
+
+    /// The host's name of operand `index`.
+    fn operand_name(&self, index: usize) -> String {
+        self.operand(index).map_or_else(String::new, |value| self.lowering.graph.value(value).name.clone())
     }
 
     /// Operand `index`, if it is a constant.
@@ -144,7 +163,7 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
     // ---- attributes ----
 
     fn wrong(name: &str) -> Reject {
-        Reject::new(format!("attribute {name} has an unexpected type"))
+        Reject::new(format!("attribute {name} has an unexpected type")).remedy(Remedy::Correct)
     }
 
     pub fn attribute(&self, name: &str) -> Option<&'g Attribute> {
@@ -428,7 +447,7 @@ pub fn axis(axis: i64, rank: usize) -> Result<usize> {
     usize::try_from(counted)
         .ok()
         .filter(|&counted| counted < rank)
-        .ok_or_else(|| Reject::new(format!("axis {axis} is outside rank {rank}")))
+        .ok_or_else(|| Reject::new(format!("axis {axis} is outside rank {rank}")).remedy(Remedy::Correct))
 }
 
 /// Axes as ONNX counts them: from the front, sorted, each once.
@@ -436,7 +455,11 @@ pub fn axes(list: &[i64], rank: usize) -> Result<Vec<usize>> {
     let mut counted = list.iter().map(|&value| axis(value, rank)).collect::<Result<Vec<_>>>()?;
     counted.sort_unstable();
     counted.dedup();
-    if counted.len() == list.len() { Ok(counted) } else { Err(Reject::new(format!("axes {list:?} repeat"))) }
+    if counted.len() == list.len() {
+        Ok(counted)
+    } else {
+        Err(Reject::new(format!("axes {list:?} repeat")).remedy(Remedy::Correct))
+    }
 }
 
 pub fn scalar_tensor(dtype: DType, value: f64) -> Result<Tensor> {

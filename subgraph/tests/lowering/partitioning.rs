@@ -2,7 +2,8 @@
 
 use engraft_network::Op;
 use engraft_subgraph::{
-    AcceptAll, DType, HostGraph, HostValueId, PartitionOptions, PartitionPolicy, Placement, partition,
+    AcceptAll, Attribute, DType, HostGraph, HostValueId, PartitionOptions, PartitionPolicy, Placement,
+    Remedy, partition,
 };
 use proptest::prelude::*;
 
@@ -48,6 +49,66 @@ fn small_segments_stay_with_the_host() {
         partition(&b.graph, &AcceptAll, &profit).segments.is_empty(),
         "4 elements are not worth a segment"
     );
+}
+
+/// The remedy of the only node that stays with the host.
+fn remedy(b: &Builder, options: &PartitionOptions) -> Option<Remedy> {
+    let report = partition(&b.graph, &AcceptAll, options).report;
+    let refused: Vec<_> =
+        report.nodes.iter().filter(|node| node.placement != Placement::Segment(0)).collect();
+    assert_eq!(refused.len(), 1, "{report}");
+    let remedy = refused[0].remedy.clone();
+    let text = remedy.as_ref().map(ToString::to_string).unwrap_or_default();
+    assert!(report.to_string().contains(&format!("-> {text}")), "{report}");
+    assert!(
+        report.nodes.iter().all(|node| node.remedy.is_none() == (node.placement == Placement::Segment(0)))
+    );
+    remedy
+}
+
+#[test]
+fn refusals_say_what_would_change_them() {
+    let one = |opset, op: &str, attributes: &[(&str, Attribute)]| {
+        let mut b = Builder::new(opset);
+        let x = b.input("x", DType::F32, &[sym("n"), fix(4)]);
+        let y = b.node(op, &[x], attributes);
+        b.output(y);
+        b
+    };
+    let older = Remedy::OperatorSet { domain: String::new(), least: 14 };
+    assert_eq!(remedy(&one(13, "HardSwish", &[]), &maximal()), Some(older));
+    assert_eq!(remedy(&one(17, "RandomNormalLike", &[]), &maximal()), Some(Remedy::HostOnly));
+    assert_eq!(remedy(&one(17, "test:Host", &[]), &maximal()), Some(Remedy::Engraft));
+    assert_eq!(
+        remedy(&one(17, "Softmax", &[("axis", Attribute::Int(5))]), &maximal()),
+        Some(Remedy::Correct)
+    );
+    let fixed = Remedy::FixDims { value: "x".to_owned() };
+    assert_eq!(remedy(&one(17, "Squeeze", &[]), &maximal()), Some(fixed));
+    assert_eq!(remedy(&one(17, "Exp", &[]), &PartitionOptions::default()), Some(Remedy::maximal()));
+    let options = PartitionOptions { min_subgraph_size: 2, ..maximal() };
+    assert_eq!(remedy(&one(17, "Exp", &[]), &options), Some(Remedy::option("min_subgraph_size", "1")));
+    let excluded = ["Exp", "com.microsoft.Gelu"].map(str::to_owned).into();
+    let options = PartitionOptions { op_types_to_exclude: excluded, ..maximal() };
+    let others = Remedy::option("op_types_to_exclude", "com.microsoft:Gelu");
+    assert_eq!(remedy(&one(17, "Exp", &[]), &options), Some(others));
+}
+
+#[test]
+fn refusals_name_the_value_that_has_to_change() {
+    let mut b = Builder::new(17);
+    let x = b.input("x", DType::F32, &[sym("n"), fix(4)]);
+    let k = b.input("k", DType::I64, &[sym("count")]);
+    let y = b.node("ReduceSum", &[x, k], &[]);
+    b.output(y);
+    assert_eq!(remedy(&b, &maximal()), Some(Remedy::MakeConstant { value: "k".to_owned() }));
+
+    let mut b = Builder::new(17);
+    let text = b.input("x", DType::F32, &[fix(4)]);
+    b.graph.values[text.index()].shape = None;
+    let y = b.node("Exp", &[text], &[]);
+    b.output(y);
+    assert_eq!(remedy(&b, &maximal()), Some(Remedy::DeclareType { value: "x".to_owned() }));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use engraft_network::{DType, Dim, ops};
 use super::super::Row;
 use super::attend::{Scores, attend, heads, merge_heads, scale, split_heads};
 use super::row;
-use crate::lower::{NodeLowering, Reject};
+use crate::lower::{NodeLowering, Reject, Remedy};
 use crate::onnx::dtype_of;
 
 type Result<T> = std::result::Result<T, Reject>;
@@ -52,7 +52,8 @@ fn attention(n: &mut NodeLowering) -> Result<()> {
         let is_bool = n.dtype(mask) == DType::Bool;
         // Operator set 23 left the order of mask and cap open.
         if scores.cap != 0.0 && n.opset() < 24 && !is_bool {
-            return Err(Reject::new("softcap with a float mask is not supported before operator set 24"));
+            return Err(Reject::new("softcap with a float mask is not supported before operator set 24")
+                .remedy(Remedy::OperatorSet { domain: String::new(), least: 24 }));
         }
         *(if is_bool { &mut scores.allowed } else { &mut scores.added }) = Some(mask);
     }

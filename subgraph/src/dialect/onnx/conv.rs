@@ -160,7 +160,7 @@ fn pads_for(
         let (Some(size), Some(kernel), Some(&wanted)) =
             (input[axis + 2].fixed(), kernel[axis + 2].fixed(), wanted.get(axis))
         else {
-            return Err(Reject::new("output_shape with a dynamic input is not supported"));
+            return Err(n.wants_fixed_dims(0, "output_shape with a dynamic input is not supported"));
         };
         let full = (strides[axis] as i64)
             .wrapping_mul(size.wrapping_sub(1))

@@ -4,7 +4,7 @@ use engraft_network::{BinaryOp, DType, Dim, ExprId, UnaryOp, ValueId, ops};
 
 use super::super::Row;
 use super::{FIRST, row};
-use crate::lower::{ExprBuilder, Known, NodeLowering, Reject};
+use crate::lower::{ExprBuilder, Known, NodeLowering, Reject, Remedy};
 use crate::onnx::dtype_of;
 
 type Result<T> = std::result::Result<T, Reject>;
@@ -468,7 +468,8 @@ fn dropout(n: &mut NodeLowering) -> Result<()> {
         None => Some(0),
     };
     if training != Some(0) {
-        return Err(Reject::new("dropout in training mode is not supported"));
+        return Err(Reject::new("dropout in training mode is not supported")
+            .remedy(Remedy::Attribute { name: "training_mode".to_owned(), wanted: "false".to_owned() }));
     }
     n.forward(0, 0)?;
     if n.wants(1) {

@@ -4,7 +4,7 @@ use engraft_network::{BinaryOp, DType, Dim, Scalar, UnaryOp, ValueId, ops};
 
 use super::super::Row;
 use super::{FIRST, row};
-use crate::lower::{NodeLowering, Reject};
+use crate::lower::{NodeLowering, Reject, Remedy};
 
 type Result<T> = std::result::Result<T, Reject>;
 
@@ -46,7 +46,8 @@ fn per_channel(n: &mut NodeLowering, vector: ValueId, rank: usize) -> Result<Val
 /// As in inference: `x * a + b` with `a = scale / sqrt(variance + epsilon)`, `b = bias - mean * a`.
 fn batch_norm(n: &mut NodeLowering) -> Result<()> {
     if n.flag("training_mode")? || (1..n.output_count()).any(|index| n.wants(index)) {
-        return Err(Reject::new("batch normalization in training mode is not supported"));
+        return Err(Reject::new("batch normalization in training mode is not supported")
+            .remedy(Remedy::Attribute { name: "training_mode".to_owned(), wanted: "0".to_owned() }));
     }
     if n.int_or("spatial", 1)? == 0 {
         return Err(Reject::new("batch normalization per activation is not supported"));

@@ -2,7 +2,7 @@
 
 use super::super::Row;
 use super::row;
-use crate::lower::{NodeLowering, Reject};
+use crate::lower::{NodeLowering, Reject, Remedy};
 
 type Result<T> = std::result::Result<T, Reject>;
 
@@ -30,24 +30,28 @@ pub(super) const ROWS: &[Row] = &[
     row("StringNormalizer", 10, text),
     row("StringSplit", 20, text),
     row("TfIdfVectorizer", 9, text),
-    row("ImageDecoder", 20, |_| Err(Reject::new("image formats are the host's"))),
+    row("ImageDecoder", 20, |_| hosted("image formats are the host's")),
     row("LinearAttention", 27, |_| {
         Err(Reject::new("a state that is carried from position to position would be computed one by one"))
     }),
 ];
 
 fn random(_: &mut NodeLowering) -> Result<()> {
-    Err(Reject::new("random numbers come from the host's generator"))
+    hosted("random numbers come from the host's generator")
 }
 
 fn sequence(_: &mut NodeLowering) -> Result<()> {
-    Err(Reject::new("sequences stay with the host"))
+    hosted("sequences stay with the host")
 }
 
 fn optional(_: &mut NodeLowering) -> Result<()> {
-    Err(Reject::new("optional values stay with the host"))
+    hosted("optional values stay with the host")
 }
 
 fn text(_: &mut NodeLowering) -> Result<()> {
-    Err(Reject::new("strings stay with the host"))
+    hosted("strings stay with the host")
+}
+
+fn hosted(reason: &str) -> Result<()> {
+    Err(Reject::new(reason).remedy(Remedy::HostOnly))
 }

@@ -114,7 +114,7 @@ fn range(n: &mut NodeLowering) -> Result<()> {
     let step = delta
         .fixed()
         .filter(|&step| step != 0 && step != i64::MIN)
-        .ok_or_else(|| Reject::new("the range's step is not constant"))?;
+        .ok_or_else(|| n.wants_constant(2, "the range's step is not constant"))?;
     let zero = Dim::Fixed(0);
     let distance = if step > 0 { limit.sub(&start) } else { start.sub(&limit) };
     let len = n.facts().max(&distance.ceil_div(&Dim::Fixed(step.abs())), &zero);
@@ -258,7 +258,7 @@ fn squeeze(n: &mut NodeLowering) -> Result<()> {
         Some(list) => axes(&list, dims.len())?,
         None => {
             if dims.iter().any(|dim| dim.fixed().is_none()) {
-                return Err(Reject::new("which axes to squeeze depends on the shape"));
+                return Err(n.wants_fixed_dims(0, "which axes to squeeze depends on the shape"));
             }
             (0..dims.len()).filter(|&axis| dims[axis].fixed() == Some(1)).collect()
         }

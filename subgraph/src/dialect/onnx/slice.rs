@@ -231,7 +231,7 @@ fn pad(n: &mut NodeLowering) -> Result<()> {
                 }
                 Some(_) => {}
                 None if n.facts().may_be_signed(amount) => {
-                    return Err(Reject::new("padding arrives at run time and may be negative"));
+                    return Err(n.wants_constant(1, "padding arrives at run time and may be negative"));
                 }
                 None => {}
             }
