@@ -247,7 +247,7 @@ def test_det(engraft: Engraft) -> None:
 
 @pytest.mark.parametrize(
     "dtype, to",
-    [(np.float32, np.int32), (np.int64, np.float64), (np.uint16, np.int16), (np.bool_, np.uint8), (np.int8, np.bool_)],
+    [(np.float32, np.int32), (np.float64, np.int64), (np.uint16, np.int16), (np.bool_, np.uint8), (np.int8, np.bool_)],
 )
 def test_bit_cast(engraft: Engraft, dtype: type, to: type) -> None:
     x = (9 * normal(4, 5)).astype(dtype)
