@@ -209,7 +209,7 @@ pub trait Tactic: Sync {
     }
 }
 
-/// A tactic whose estimate is made from its kernel.
+/// A tactic whose estimate is made from its kernel. Its [`Tactic`] says [`built`].
 pub(crate) trait Build: Tactic {
     type Kernel: Kernel + 'static;
 
@@ -237,6 +237,27 @@ pub(crate) trait Build: Tactic {
         Ok((self.fit(&kernel, p)?, Box::new(kernel)))
     }
 }
+
+/// The methods of a [`Tactic`] that [`Build`] gives.
+macro_rules! built {
+    () => {
+        fn accepts(&self, p: &$crate::Problem<'_>) -> Result<$crate::Fit, $crate::Reject> {
+            $crate::tactic::Build::fit_of(self, p)
+        }
+
+        fn prepare(&self, p: &$crate::Problem<'_>) -> Box<dyn $crate::Kernel> {
+            $crate::tactic::Build::boxed(self, p)
+        }
+
+        fn try_prepare(
+            &self,
+            p: &$crate::Problem<'_>,
+        ) -> Result<($crate::Fit, Box<dyn $crate::Kernel>), $crate::Reject> {
+            $crate::tactic::Build::boxed_fit(self, p)
+        }
+    };
+}
+pub(crate) use built;
 
 /// An operator made ready for concrete shapes: immutable, shared by all threads and contexts.
 pub trait Kernel: Send + Sync {

@@ -1,10 +1,11 @@
 //! `Op::Det`: elimination in `f64`, rows by vectors; matrices are shared out over threads.
 
 use super::Isa;
-use super::pointwise::{share, tasks};
+use super::shared::{Shared, Units};
 use super::simd::{Simd, Task, dispatch};
 use super::storage::Axes;
-use crate::{Args, Fit, Kernel, KernelError, Problem, Reject, Tactic};
+use crate::tactic::Build;
+use crate::{Args, Fit, KernelError, Problem, Reject, Tactic};
 use engraft_network::{DType, Op};
 
 /// The rows of this family.
@@ -17,7 +18,7 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
 pub struct DetTactic;
 
 #[derive(Clone, Debug)]
-struct Shape {
+pub(crate) struct Shape {
     dtype: DType,
     /// Rows of a matrix, and the strides of rows and columns.
     size: usize,
@@ -42,13 +43,6 @@ impl Shape {
             batch,
         })
     }
-
-    /// Expected nanoseconds on one thread.
-    fn cost(&self, isa: Isa) -> f64 {
-        let n = self.size as f64;
-        let per_value = if isa == Isa::Portable { 0.5 } else { 0.2 };
-        100.0 + self.batch.count() as f64 * (10.0 + n * n * (1.0 + n * per_value / 3.0))
-    }
 }
 
 impl Tactic for DetTactic {
@@ -60,57 +54,55 @@ impl Tactic for DetTactic {
         Some(DType::F32)
     }
 
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let shape = Shape::new(p)?;
-        let (cost, units) = (shape.cost(p.isa), shape.batch.count());
-        Ok(Fit { cost_ns: cost / tasks(cost, units, p.threads).clamp(1, p.threads.max(1)) as f64 })
+    crate::tactic::built!();
+}
+
+impl Build for DetTactic {
+    type Kernel = Shared<Shape>;
+
+    fn build(&self, p: &Problem<'_>) -> Result<Shared<Shape>, Reject> {
+        Ok(Shared::new(Shape::new(p)?, p))
     }
 
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        let shape = match Shape::new(p) {
-            Ok(shape) => shape,
-            Err(reason) => unreachable!("prepared without being accepted: {reason}"),
-        };
-        let phases = [tasks(shape.cost(p.isa), shape.batch.count(), p.threads)];
-        Box::new(DetKernel { shape, isa: p.isa, phases })
+    fn fit(&self, kernel: &Shared<Shape>, p: &Problem<'_>) -> Result<Fit, Reject> {
+        Ok(kernel.fit(p))
     }
 }
 
-struct DetKernel {
-    shape: Shape,
-    isa: Isa,
-    phases: [usize; 1],
-}
+impl Units for Shape {
+    fn units(&self) -> usize {
+        self.batch.count()
+    }
 
-impl Kernel for DetKernel {
-    fn phases(&self) -> &[usize] {
-        if self.phases[0] == 0 { &[] } else { &self.phases }
+    /// Expected nanoseconds on one thread.
+    fn cost(&self, isa: Isa) -> f64 {
+        let n = self.size as f64;
+        let per_value = if isa == Isa::Portable { 0.5 } else { 0.2 };
+        100.0 + self.batch.count() as f64 * (10.0 + n * n * (1.0 + n * per_value / 3.0))
     }
 
     /// One matrix.
     fn scratch_bytes(&self) -> usize {
-        8 * self.shape.size * self.shape.size
+        8 * self.size * self.size
     }
 
-    unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
-        let shape = &self.shape;
-        let n = shape.size;
-        let (first, last) = share(shape.batch.count(), self.phases[0], task);
-        for matrix in first..last {
-            let [from, to] = shape.batch.offsets(matrix);
+    unsafe fn run(&self, isa: Isa, units: (usize, usize), args: &Args<'_>) -> Result<(), KernelError> {
+        let n = self.size;
+        for matrix in units.0..units.1 {
+            let [from, to] = self.batch.offsets(matrix);
             // SAFETY: the scratch holds a matrix; elements of the operand and the result.
             unsafe {
                 for i in 0..n * n {
-                    let at = from + (i / n) as isize * shape.strides[0] + (i % n) as isize * shape.strides[1];
-                    let value = match shape.dtype {
+                    let at = from + (i / n) as isize * self.strides[0] + (i % n) as isize * self.strides[1];
+                    let value = match self.dtype {
                         DType::F64 => *args.inputs[0].cast::<f64>().offset(at),
                         _ => f64::from(*args.inputs[0].cast::<f32>().offset(at)),
                     };
                     args.scratch.cast::<f64>().add(i).write(value);
                 }
                 let values = std::slice::from_raw_parts_mut(args.scratch.cast::<f64>(), n * n);
-                let det = dispatch(self.isa, Eliminate { values, n });
-                match shape.dtype {
+                let det = dispatch(isa, Eliminate { values, n });
+                match self.dtype {
                     DType::F64 => args.outputs[0].cast::<f64>().offset(to).write(det),
                     _ => args.outputs[0].cast::<f32>().offset(to).write(det as f32),
                 }

@@ -2,9 +2,10 @@
 //! elements per remainder by the stride, so that rows are gathered by remainder and woven together at the end.
 
 use super::Isa;
-use super::pointwise::{share, tasks};
+use super::shared::{Shared, Units};
 use super::simd::{Simd, Task, dispatch};
-use crate::{Args, Fit, Kernel, KernelError, Problem, Reject, Tactic};
+use crate::tactic::Build;
+use crate::{Args, Fit, KernelError, Problem, Reject, Tactic};
 use engraft_network::ops::Padding;
 use engraft_network::{DType, Op};
 
@@ -43,7 +44,7 @@ impl Axis {
 }
 
 #[derive(Clone, Debug)]
-struct Shape {
+pub(crate) struct Shape {
     dtype: DType,
     batch: usize,
     channels: usize,
@@ -89,15 +90,41 @@ impl Shape {
         })
     }
 
+    /// Elements of a row with one remainder by the stride.
+    fn run(&self) -> usize {
+        self.axes[AXES - 1].size.div_ceil(self.axes[AXES - 1].stride)
+    }
+}
+
+impl Tactic for FoldTactic {
+    fn id(&self) -> &'static str {
+        "fold.rows"
+    }
+
+    fn computes(&self) -> Option<DType> {
+        Some(DType::F32)
+    }
+
+    crate::tactic::built!();
+}
+
+impl Build for FoldTactic {
+    type Kernel = Shared<Shape>;
+
+    fn build(&self, p: &Problem<'_>) -> Result<Shared<Shape>, Reject> {
+        Ok(Shared::new(Shape::new(p)?, p))
+    }
+
+    fn fit(&self, kernel: &Shared<Shape>, p: &Problem<'_>) -> Result<Fit, Reject> {
+        Ok(kernel.fit(p))
+    }
+}
+
+impl Units for Shape {
     /// Rows of the images.
     fn units(&self) -> usize {
         let [a, b, c] = self.axes;
         if c.size == 0 { 0 } else { self.batch * self.channels * a.size * b.size }
-    }
-
-    /// Elements of a row with one remainder by the stride.
-    fn run(&self) -> usize {
-        self.axes[AXES - 1].size.div_ceil(self.axes[AXES - 1].stride)
     }
 
     /// Expected nanoseconds on one thread.
@@ -113,56 +140,18 @@ impl Shape {
         let rows = self.units() as f64;
         100.0 + per_value * values as f64 + rows * (20.0 + 0.5 * c.size as f64)
     }
-}
-
-impl Tactic for FoldTactic {
-    fn id(&self) -> &'static str {
-        "fold.rows"
-    }
-
-    fn computes(&self) -> Option<DType> {
-        Some(DType::F32)
-    }
-
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let shape = Shape::new(p)?;
-        let cost = shape.cost(p.isa);
-        Ok(Fit { cost_ns: cost / tasks(cost, shape.units(), p.threads).clamp(1, p.threads.max(1)) as f64 })
-    }
-
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        let shape = match Shape::new(p) {
-            Ok(shape) => shape,
-            Err(reason) => unreachable!("prepared without being accepted: {reason}"),
-        };
-        let phases = [tasks(shape.cost(p.isa), shape.units(), p.threads)];
-        Box::new(FoldKernel { shape, isa: p.isa, phases })
-    }
-}
-
-struct FoldKernel {
-    shape: Shape,
-    isa: Isa,
-    phases: [usize; 1],
-}
-
-impl Kernel for FoldKernel {
-    fn phases(&self) -> &[usize] {
-        if self.phases[0] == 0 { &[] } else { &self.phases }
-    }
 
     /// One row, remainder after remainder.
     fn scratch_bytes(&self) -> usize {
-        8 * self.shape.run() * self.shape.axes[AXES - 1].stride
+        8 * self.run() * self.axes[AXES - 1].stride
     }
 
-    unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
-        let (shape, units) = (&self.shape, share(self.shape.units(), self.phases[0], task));
-        let (x, y, row) = (args.inputs[0], args.outputs[0], args.scratch);
-        if shape.dtype == DType::F64 {
-            dispatch(self.isa, Run { shape, x: x.cast::<f64>(), y: y.cast(), row: row.cast(), units });
+    unsafe fn run(&self, isa: Isa, units: (usize, usize), args: &Args<'_>) -> Result<(), KernelError> {
+        let (shape, x, y, row) = (self, args.inputs[0], args.outputs[0], args.scratch);
+        if self.dtype == DType::F64 {
+            dispatch(isa, Run { shape, x: x.cast::<f64>(), y: y.cast(), row: row.cast(), units });
         } else {
-            dispatch(self.isa, Run { shape, x: x.cast::<f32>(), y: y.cast(), row: row.cast(), units });
+            dispatch(isa, Run { shape, x: x.cast::<f32>(), y: y.cast(), row: row.cast(), units });
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ pub mod quantize;
 pub mod reduce;
 pub mod rnn;
 pub mod sample;
+mod shared;
 pub mod simd;
 pub mod softmax;
 mod storage;

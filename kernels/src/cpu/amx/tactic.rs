@@ -276,10 +276,6 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
         2
     }
 
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        self.fit_of(p)
-    }
-
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
         (input == 1 && p.inputs[1].constant.is_some()).then_some(self.packing)
     }
@@ -313,13 +309,7 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
         }
     }
 
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        self.boxed(p)
-    }
-
-    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
-        self.boxed_fit(p)
-    }
+    crate::tactic::built!();
 }
 
 fn floats(tensor: &Tensor) -> &[f32] {

@@ -178,10 +178,6 @@ impl<E: Number> Tactic for ConvTactic<E> {
         Some(E::DTYPE)
     }
 
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        self.fit_of(p)
-    }
-
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
         (input == 1 && p.inputs[1].constant.is_some()).then_some(self.packing)
     }
@@ -209,13 +205,7 @@ impl<E: Number> Tactic for ConvTactic<E> {
         }
     }
 
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        self.boxed(p)
-    }
-
-    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
-        self.boxed_fit(p)
-    }
+    crate::tactic::built!();
 }
 
 impl<E: Number> ConvKernel<E> {

@@ -123,17 +123,7 @@ impl<E: Number> Tactic for DepthwiseTactic<E> {
         Some(E::DTYPE)
     }
 
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        self.fit_of(p)
-    }
-
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        self.boxed(p)
-    }
-
-    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
-        self.boxed_fit(p)
-    }
+    crate::tactic::built!();
 }
 
 /// For a kernel position inside the input, distances from the first element of the input's window and of the weights.

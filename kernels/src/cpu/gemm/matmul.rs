@@ -251,10 +251,6 @@ impl<E: Number> Tactic for MatMulTactic<E> {
         Some(E::DTYPE)
     }
 
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        self.fit_of(p)
-    }
-
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
         (input == 1 && p.inputs[1].constant.is_some()).then_some(self.packing)
     }
@@ -286,13 +282,7 @@ impl<E: Number> Tactic for MatMulTactic<E> {
         }
     }
 
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        self.boxed(p)
-    }
-
-    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
-        self.boxed_fit(p)
-    }
+    crate::tactic::built!();
 }
 
 impl<E: Number> MatMulKernel<E> {

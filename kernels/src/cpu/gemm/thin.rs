@@ -334,17 +334,7 @@ impl<E: Number> Tactic for ThinTactic<E> {
         Some(E::DTYPE)
     }
 
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        self.fit_of(p)
-    }
-
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        self.boxed(p)
-    }
-
-    fn try_prepare(&self, p: &Problem<'_>) -> Result<(Fit, Box<dyn Kernel>), Reject> {
-        self.boxed_fit(p)
-    }
+    crate::tactic::built!();
 }
 
 impl<E: Number> Kernel for ThinMatMul<E> {

@@ -2,9 +2,10 @@
 //! another over consecutive channels.
 
 use super::{LANES, NOWHERE, Real, blend};
-use crate::cpu::pointwise::{share, tasks};
+use crate::cpu::shared::{Shared, Units};
 use crate::cpu::simd::{Simd, Task, dispatch};
-use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
+use crate::tactic::Build;
+use crate::{Args, Fit, Isa, KernelError, Problem, Reject, Tactic};
 use engraft_network::ops::DeformSample;
 use engraft_network::{DType, Op};
 
@@ -13,7 +14,7 @@ use engraft_network::{DType, Op};
 pub(super) struct DeformSampleTactic;
 
 #[derive(Clone, Debug)]
-struct Shape {
+pub(super) struct Shape {
     dtype: DType,
     size: [usize; 2],
     output: [usize; 2],
@@ -92,7 +93,33 @@ impl Shape {
             samples: (0..op.groups * positions).map(sample).collect(),
         })
     }
+}
 
+impl Tactic for DeformSampleTactic {
+    fn id(&self) -> &'static str {
+        "sample.deform"
+    }
+
+    fn computes(&self) -> Option<DType> {
+        Some(DType::F32)
+    }
+
+    crate::tactic::built!();
+}
+
+impl Build for DeformSampleTactic {
+    type Kernel = Shared<Shape>;
+
+    fn build(&self, p: &Problem<'_>) -> Result<Shared<Shape>, Reject> {
+        Ok(Shared::new(Shape::new(p)?, p))
+    }
+
+    fn fit(&self, kernel: &Shared<Shape>, p: &Problem<'_>) -> Result<Fit, Reject> {
+        Ok(kernel.fit(p))
+    }
+}
+
+impl Units for Shape {
     /// Rows of output pixels.
     fn units(&self) -> usize {
         if self.channels == 0 || self.output[1] == 0 { 0 } else { self.batch * self.output[0] }
@@ -108,49 +135,12 @@ impl Shape {
         let samples = (self.units() * self.output[1] * self.samples.len()) as f64;
         100.0 + samples * (8.0 + per_value * self.channels as f64)
     }
-}
 
-impl Tactic for DeformSampleTactic {
-    fn id(&self) -> &'static str {
-        "sample.deform"
-    }
-
-    fn computes(&self) -> Option<DType> {
-        Some(DType::F32)
-    }
-
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let shape = Shape::new(p)?;
-        let cost = shape.cost(p.isa);
-        Ok(Fit { cost_ns: cost / tasks(cost, shape.units(), p.threads).clamp(1, p.threads.max(1)) as f64 })
-    }
-
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        let shape = match Shape::new(p) {
-            Ok(shape) => shape,
-            Err(reason) => unreachable!("prepared without being accepted: {reason}"),
-        };
-        let phases = [tasks(shape.cost(p.isa), shape.units(), p.threads)];
-        Box::new(DeformSampleKernel { shape, isa: p.isa, phases })
-    }
-}
-
-struct DeformSampleKernel {
-    shape: Shape,
-    isa: Isa,
-    phases: [usize; 1],
-}
-
-impl Kernel for DeformSampleKernel {
-    fn phases(&self) -> &[usize] {
-        if self.phases[0] == 0 { &[] } else { &self.phases }
-    }
-
-    unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
-        if self.shape.dtype == DType::F64 {
-            dispatch(self.isa, Run::<f64>::new(self, args, task));
+    unsafe fn run(&self, isa: Isa, units: (usize, usize), args: &Args<'_>) -> Result<(), KernelError> {
+        if self.dtype == DType::F64 {
+            dispatch(isa, Run::<f64>::new(self, args, units));
         } else {
-            dispatch(self.isa, Run::<f32>::new(self, args, task));
+            dispatch(isa, Run::<f32>::new(self, args, units));
         }
         Ok(())
     }
@@ -167,14 +157,14 @@ struct Run<'a, E> {
 }
 
 impl<'a, E: Real> Run<'a, E> {
-    fn new(kernel: &'a DeformSampleKernel, args: &Args<'_>, task: usize) -> Self {
+    fn new(shape: &'a Shape, args: &Args<'_>, units: (usize, usize)) -> Self {
         Run {
-            shape: &kernel.shape,
+            shape,
             x: args.inputs[0].cast(),
             offsets: args.inputs[1].cast(),
             mask: args.inputs.get(2).map_or(std::ptr::null(), |p| p.cast()),
             y: args.outputs[0].cast(),
-            units: share(kernel.shape.units(), kernel.phases[0], task),
+            units,
         }
     }
 }

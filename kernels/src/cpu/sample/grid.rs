@@ -2,10 +2,11 @@
 //! channels that are consecutive, or channel by channel over the points.
 
 use super::{LANES, NOWHERE, Real, blend};
-use crate::cpu::pointwise::{share, tasks};
+use crate::cpu::shared::{Shared, Units};
 use crate::cpu::simd::{Simd, Task, dispatch};
 use crate::cpu::storage::Axes;
-use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
+use crate::tactic::Build;
+use crate::{Args, Fit, Isa, KernelError, Problem, Reject, Tactic};
 use engraft_network::ops::{GridSample, Outside, SampleMode};
 use engraft_network::{DType, Op};
 
@@ -30,7 +31,7 @@ struct Axis {
 
 /// The operands.
 #[derive(Clone, Debug)]
-struct Shape {
+pub(super) struct Shape {
     op: GridSample,
     dtype: DType,
     /// From the last axis of space to the first, as coordinates stand.
@@ -104,7 +105,33 @@ impl Shape {
     fn blocks(&self) -> usize {
         self.row.0.div_ceil(LANES)
     }
+}
 
+impl Tactic for GridSampleTactic {
+    fn id(&self) -> &'static str {
+        "sample.grid"
+    }
+
+    fn computes(&self) -> Option<DType> {
+        Some(DType::F32)
+    }
+
+    crate::tactic::built!();
+}
+
+impl Build for GridSampleTactic {
+    type Kernel = Shared<Shape>;
+
+    fn build(&self, p: &Problem<'_>) -> Result<Shared<Shape>, Reject> {
+        Ok(Shared::new(Shape::new(p)?, p))
+    }
+
+    fn fit(&self, kernel: &Shared<Shape>, p: &Problem<'_>) -> Result<Fit, Reject> {
+        Ok(kernel.fit(p))
+    }
+}
+
+impl Units for Shape {
     fn units(&self) -> usize {
         if self.channels == 0 { 0 } else { self.batch * self.rows.count() * self.blocks() }
     }
@@ -124,52 +151,13 @@ impl Shape {
         let values = if self.by_point() { taps * (1.0 + 0.05 * channels) } else { 0.7 * taps * channels };
         100.0 + slow * points * (places + values)
     }
-}
 
-impl Tactic for GridSampleTactic {
-    fn id(&self) -> &'static str {
-        "sample.grid"
-    }
-
-    fn computes(&self) -> Option<DType> {
-        Some(DType::F32)
-    }
-
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let shape = Shape::new(p)?;
-        let cost = shape.cost(p.isa);
-        Ok(Fit { cost_ns: cost / tasks(cost, shape.units(), p.threads).clamp(1, p.threads.max(1)) as f64 })
-    }
-
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        let shape = match Shape::new(p) {
-            Ok(shape) => shape,
-            Err(reason) => unreachable!("prepared without being accepted: {reason}"),
-        };
-        let phases = [tasks(shape.cost(p.isa), shape.units(), p.threads)];
-        Box::new(GridSampleKernel { shape, isa: p.isa, phases })
-    }
-}
-
-struct GridSampleKernel {
-    shape: Shape,
-    isa: Isa,
-    phases: [usize; 1],
-}
-
-impl Kernel for GridSampleKernel {
-    fn phases(&self) -> &[usize] {
-        if self.phases[0] == 0 { &[] } else { &self.phases }
-    }
-
-    unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
-        let units = share(self.shape.units(), self.phases[0], task);
-        let (x, grid, y) = (args.inputs[0], args.inputs[1], args.outputs[0]);
-        let shape = &self.shape;
-        if shape.dtype == DType::F64 {
-            dispatch(self.isa, Run { shape, x: x.cast::<f64>(), grid: grid.cast(), y: y.cast(), units });
+    unsafe fn run(&self, isa: Isa, units: (usize, usize), args: &Args<'_>) -> Result<(), KernelError> {
+        let (shape, x, grid, y) = (self, args.inputs[0], args.inputs[1], args.outputs[0]);
+        if self.dtype == DType::F64 {
+            dispatch(isa, Run { shape, x: x.cast::<f64>(), grid: grid.cast(), y: y.cast(), units });
         } else {
-            dispatch(self.isa, Run { shape, x: x.cast::<f32>(), grid: grid.cast(), y: y.cast(), units });
+            dispatch(isa, Run { shape, x: x.cast::<f32>(), grid: grid.cast(), y: y.cast(), units });
         }
         Ok(())
     }

@@ -2,10 +2,11 @@
 //! their weights come together as one weight per row times one per column of pixels.
 
 use super::{Real, blend, peak};
-use crate::cpu::pointwise::{share, tasks};
+use crate::cpu::shared::{Shared, Units};
 use crate::cpu::simd::{Simd, Task, dispatch};
-use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic, TensorDesc};
-use engraft_network::ops::{RoiAlign, RoiMaxPool};
+use crate::tactic::Build;
+use crate::{Args, Fit, Isa, KernelError, Problem, Reject, Tactic, TensorDesc};
+use engraft_network::ops::RoiAlign;
 use engraft_network::{DType, Op};
 
 /// Means and greatest samples of regions.
@@ -98,53 +99,46 @@ impl Tactic for RoiAlignTactic {
         Some(DType::F32)
     }
 
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let (shape, op) = align(p)?;
-        let cost = align_cost(&shape, op, p.isa);
-        Ok(Fit { cost_ns: cost / tasks(cost, shape.units(), p.threads).clamp(1, p.threads.max(1)) as f64 })
-    }
+    crate::tactic::built!();
+}
 
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        let (shape, op) = match align(p) {
-            Ok(found) => found,
-            Err(reason) => unreachable!("prepared without being accepted: {reason}"),
-        };
+impl Build for RoiAlignTactic {
+    type Kernel = Shared<Align>;
+
+    fn build(&self, p: &Problem<'_>) -> Result<Shared<Align>, Reject> {
+        let Op::RoiAlign(op) = p.op else { return Err(Reject::new("no alignment of regions")) };
         let images = &p.inputs[2].desc;
-        let phases = [tasks(align_cost(&shape, op, p.isa), shape.units(), p.threads)];
-        Box::new(RoiAlignKernel {
+        let align = Align {
             op: op.clone(),
+            shape: Shape::new(p, op.scale)?,
             wide: images.dtype == DType::I64,
             image_step: images.strides[0],
-            shape,
-            isa: p.isa,
-            phases,
-        })
+        };
+        Ok(Shared::new(align, p))
+    }
+
+    fn fit(&self, kernel: &Shared<Align>, p: &Problem<'_>) -> Result<Fit, Reject> {
+        Ok(kernel.fit(p))
     }
 }
 
-fn align<'a>(p: &Problem<'a>) -> Result<(Shape, &'a RoiAlign), Reject> {
-    let Op::RoiAlign(op) = p.op else { return Err(Reject::new("no alignment of regions")) };
-    Ok((Shape::new(p, op.scale)?, op))
-}
-
-fn align_cost(shape: &Shape, op: &RoiAlign, isa: Isa) -> f64 {
-    let samples = if op.samples == 0 { 2.0 } else { op.samples as f64 };
-    shape.cost(isa, if op.max { 4.0 * samples * samples } else { (samples + 1.0).powi(2) })
-}
-
-struct RoiAlignKernel {
+pub(super) struct Align {
     op: RoiAlign,
     shape: Shape,
     /// Whether numbers of images are `i64` rather than `i32`, and their distance.
     wide: bool,
     image_step: isize,
-    isa: Isa,
-    phases: [usize; 1],
 }
 
-impl Kernel for RoiAlignKernel {
-    fn phases(&self) -> &[usize] {
-        if self.phases[0] == 0 { &[] } else { &self.phases }
+impl Units for Align {
+    fn units(&self) -> usize {
+        self.shape.units()
+    }
+
+    fn cost(&self, isa: Isa) -> f64 {
+        let samples = if self.op.samples == 0 { 2.0 } else { self.op.samples as f64 };
+        let pixels = if self.op.max { 4.0 * samples * samples } else { (samples + 1.0).powi(2) };
+        self.shape.cost(isa, pixels)
     }
 
     /// The weights of rows and of columns.
@@ -152,18 +146,18 @@ impl Kernel for RoiAlignKernel {
         8 * (self.shape.size[0] + self.shape.size[1])
     }
 
-    unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
+    unsafe fn run(&self, isa: Isa, units: (usize, usize), args: &Args<'_>) -> Result<(), KernelError> {
         if self.shape.dtype == DType::F64 {
-            dispatch(self.isa, Aligned::<f64>::new(self, args, task))
+            dispatch(isa, Aligned::<f64>::new(self, args, units))
         } else {
-            dispatch(self.isa, Aligned::<f32>::new(self, args, task))
+            dispatch(isa, Aligned::<f32>::new(self, args, units))
         }
     }
 }
 
 /// Rows of bins of one task.
 struct Aligned<'a, E> {
-    kernel: &'a RoiAlignKernel,
+    kernel: &'a Align,
     x: *const E,
     regions: *const E,
     images: *const u8,
@@ -173,7 +167,7 @@ struct Aligned<'a, E> {
 }
 
 impl<'a, E: Real> Aligned<'a, E> {
-    fn new(kernel: &'a RoiAlignKernel, args: &Args<'_>, task: usize) -> Self {
+    fn new(kernel: &'a Align, args: &Args<'_>, units: (usize, usize)) -> Self {
         Aligned {
             kernel,
             x: args.inputs[0].cast(),
@@ -181,7 +175,7 @@ impl<'a, E: Real> Aligned<'a, E> {
             images: args.inputs[2],
             y: args.outputs[0].cast(),
             scratch: args.scratch.cast(),
-            units: share(kernel.shape.units(), kernel.phases[0], task),
+            units,
         }
     }
 }
@@ -261,7 +255,7 @@ impl<E: Real> Task for Aligned<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Result<(), KernelError> {
         let Aligned { kernel, x, regions, images, y, scratch, units } = self;
-        let RoiAlignKernel { op, shape, .. } = kernel;
+        let Align { op, shape, .. } = kernel;
         let shift = if op.half_pixel { E::of(0.5) } else { E::of(0.0) };
         let rows = scratch;
         let columns = scratch.wrapping_add(shape.size[0]);
@@ -399,47 +393,41 @@ impl Tactic for RoiMaxPoolTactic {
         Some(DType::F32)
     }
 
-    fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let (shape, _) = max_pool(p)?;
-        let cost = shape.cost(p.isa, 4.0);
-        Ok(Fit { cost_ns: cost / tasks(cost, shape.units(), p.threads).clamp(1, p.threads.max(1)) as f64 })
+    crate::tactic::built!();
+}
+
+impl Build for RoiMaxPoolTactic {
+    type Kernel = Shared<MaxPool>;
+
+    fn build(&self, p: &Problem<'_>) -> Result<Shared<MaxPool>, Reject> {
+        let Op::RoiMaxPool(op) = p.op else { return Err(Reject::new("no pooling of regions")) };
+        Ok(Shared::new(MaxPool(Shape::new(p, op.scale)?), p))
     }
 
-    fn prepare(&self, p: &Problem<'_>) -> Box<dyn Kernel> {
-        let (shape, _) = match max_pool(p) {
-            Ok(found) => found,
-            Err(reason) => unreachable!("prepared without being accepted: {reason}"),
-        };
-        let phases = [tasks(shape.cost(p.isa, 4.0), shape.units(), p.threads)];
-        Box::new(RoiMaxPoolKernel { shape, isa: p.isa, phases })
+    fn fit(&self, kernel: &Shared<MaxPool>, p: &Problem<'_>) -> Result<Fit, Reject> {
+        Ok(kernel.fit(p))
     }
 }
 
-fn max_pool<'a>(p: &Problem<'a>) -> Result<(Shape, &'a RoiMaxPool), Reject> {
-    let Op::RoiMaxPool(op) = p.op else { return Err(Reject::new("no pooling of regions")) };
-    Ok((Shape::new(p, op.scale)?, op))
-}
+pub(super) struct MaxPool(Shape);
 
-struct RoiMaxPoolKernel {
-    shape: Shape,
-    isa: Isa,
-    phases: [usize; 1],
-}
-
-impl Kernel for RoiMaxPoolKernel {
-    fn phases(&self) -> &[usize] {
-        if self.phases[0] == 0 { &[] } else { &self.phases }
+impl Units for MaxPool {
+    fn units(&self) -> usize {
+        self.0.units()
     }
 
-    unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
-        let (shape, units) = (&self.shape, share(self.shape.units(), self.phases[0], task));
-        let (x, regions, y) = (args.inputs[0], args.inputs[1], args.outputs[0]);
+    fn cost(&self, isa: Isa) -> f64 {
+        self.0.cost(isa, 4.0)
+    }
+
+    unsafe fn run(&self, isa: Isa, units: (usize, usize), args: &Args<'_>) -> Result<(), KernelError> {
+        let (shape, x, regions, y) = (&self.0, args.inputs[0], args.inputs[1], args.outputs[0]);
         if shape.dtype == DType::F64 {
             let (x, regions, y) = (x.cast::<f64>(), regions.cast(), y.cast());
-            dispatch(self.isa, Pooled { shape, x, regions, y, units })
+            dispatch(isa, Pooled { shape, x, regions, y, units })
         } else {
             let (x, regions, y) = (x.cast::<f32>(), regions.cast(), y.cast());
-            dispatch(self.isa, Pooled { shape, x, regions, y, units })
+            dispatch(isa, Pooled { shape, x, regions, y, units })
         }
     }
 }
