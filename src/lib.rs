@@ -10,6 +10,7 @@ mod options;
 mod original;
 mod report;
 mod session;
+pub mod tensorflow;
 
 pub use capability::CpuCapability;
 pub use compiled::{CompiledSegment, Mismatch, identity};

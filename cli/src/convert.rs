@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use engraft::Session;
 use engraft::subgraph::PlacementReport;
 use engraft::subgraph::onnx::{self, FileSource, ReadFiles, Replacing};
+use engraft::{Options, Session, tensorflow};
 use serde::Serialize;
 
 use crate::arguments::Convert;
@@ -40,6 +40,9 @@ struct Kept {
 pub fn run(arguments: &Convert, output: Output) -> Result<(), CliError> {
     let path = &arguments.model;
     let options = standalone::parse_options(&arguments.options)?;
+    if standalone::is_tensorflow(path) {
+        return run_tensorflow(arguments, options, output);
+    }
     let fail = |source| CliError::Model { path: path.clone(), source: Box::new(source) };
     let bytes = ReadFiles.open(path).map_err(CliError::file("read", path))?;
     let graph = standalone::read_model(path)?;
@@ -76,6 +79,29 @@ pub fn run(arguments: &Convert, output: Output) -> Result<(), CliError> {
         flops_share: segments.iter().map(|segment| segment.flops_share).sum(),
         segments,
         kept,
+    };
+    output.print(&converted, || converted.text())
+}
+
+/// A frozen graph: segments become nodes `EngraftSegment`.
+fn run_tensorflow(arguments: &Convert, options: Options, output: Output) -> Result<(), CliError> {
+    let path = &arguments.model;
+    let bytes = ReadFiles.open(path).map_err(CliError::file("read", path))?;
+    let accelerated = tensorflow::accelerate(&Session::new(options), bytes, &tensorflow::Ends::default())
+        .map_err(|source| CliError::Graph { path: path.clone(), source: Box::new(source) })?;
+    let target = &arguments.output;
+    engraft::replace_file(target, &accelerated.graph).map_err(CliError::file("write", target))?;
+    let segments = accelerated.report.segments.iter().map(|segment| Replaced {
+        name: segment.name.clone(),
+        nodes: segment.nodes,
+        flops_share: segment.flops_share,
+    });
+    let converted = Converted {
+        model: target.display().to_string(),
+        bytes: accelerated.graph.len() as u64,
+        segments: segments.collect(),
+        kept: Vec::new(),
+        flops_share: accelerated.report.segments.iter().map(|segment| segment.flops_share).sum(),
     };
     output.print(&converted, || converted.text())
 }

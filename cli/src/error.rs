@@ -17,6 +17,9 @@ pub enum CliError {
     #[error("cannot read the model {}", path.display())]
     Model { path: PathBuf, source: Box<engraft::subgraph::onnx::ModelError> },
 
+    #[error("cannot read the graph {}", path.display())]
+    Graph { path: PathBuf, source: Box<engraft::tensorflow::GraphError> },
+
     #[error("cannot read the plan {}", path.display())]
     Plan { path: PathBuf, source: Box<engraft::engine::container::ContainerError> },
 

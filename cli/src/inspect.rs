@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::arguments::Inspect;
 use crate::error::CliError;
 use crate::output::Output;
+use crate::standalone;
 use crate::table::{self, Align, Table};
 
 #[derive(Serialize)]
@@ -65,9 +66,14 @@ pub fn run(arguments: &Inspect, output: Output) -> Result<(), CliError> {
         }
         Err(error) if is_plan(path) => Err(CliError::Plan { path: path.clone(), source: Box::new(error) }),
         Err(_) => {
-            let source = onnx::read_model(path);
-            let model =
-                source.map_err(|source| CliError::Model { path: path.clone(), source: Box::new(source) })?;
+            let model = if standalone::is_tensorflow(path) {
+                let graph = standalone::read_tensorflow(path)?.graph;
+                let producer = "TensorFlow".to_owned();
+                onnx::Model { graph, ir_version: 0, producer, metadata: BTreeMap::new() }
+            } else {
+                let source = onnx::read_model(path);
+                source.map_err(|source| CliError::Model { path: path.clone(), source: Box::new(source) })?
+            };
             let summary = ModelSummary::of(&model);
             output.print(&summary, || summary.text())
         }

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use engraft::engine::Engine;
 use engraft::engine::container::Container;
-use engraft::subgraph::{Segment, onnx};
+use engraft::subgraph::onnx::{self, FileSource, ReadFiles};
+use engraft::subgraph::{Segment, tensorflow};
 use engraft::{HostGraph, Options, PartitionPolicy, Session};
 
 use crate::arguments::{EngineArguments, OptionArguments};
@@ -74,11 +75,26 @@ pub fn whole_model(
     }
 }
 
+/// The graph of a model file: TensorFlow's where it is named `.pb`, else ONNX.
 pub fn read_model(path: &Path) -> Result<HostGraph, CliError> {
+    if is_tensorflow(path) {
+        return Ok(read_tensorflow(path)?.graph);
+    }
     let model = onnx::read_model(path);
     model
         .map(|model| model.graph)
         .map_err(|source| CliError::Model { path: path.to_owned(), source: Box::new(source) })
+}
+
+pub fn is_tensorflow(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "pb")
+}
+
+/// A frozen graph: its placeholders are the inputs, what no node reads the outputs.
+pub fn read_tensorflow(path: &Path) -> Result<tensorflow::Model, CliError> {
+    let bytes = ReadFiles.open(path).map_err(CliError::file("read", path))?;
+    tensorflow::read(bytes, &tensorflow::Ends::default())
+        .map_err(|source| CliError::Graph { path: path.to_owned(), source: Box::new(source) })
 }
 
 pub fn parse_options(arguments: &OptionArguments) -> Result<Options, CliError> {

@@ -48,6 +48,12 @@ pub struct HostNode {
     /// Values that the graphs in this node's attributes capture from this graph.
     pub implicit_inputs: Vec<HostValueId>,
     pub attributes: BTreeMap<String, Attribute>,
+    /// A value without content that others wait for which must run after this node; a host without such edges has none.
+    pub done: Option<HostValueId>,
+    /// The [`HostNode::done`] of the nodes that must run before this one.
+    pub after: Vec<HostValueId>,
+    /// Why the node has to stay with the host, whatever it computes.
+    pub pinned: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +66,11 @@ pub enum Attribute {
     Ints(Vec<i64>),
     Floats(Vec<f32>),
     Strings(Vec<Vec<u8>>),
+    /// An element type; `None`: one that Engraft does not hold.
+    Type(Option<DType>),
+    Types(Vec<Option<DType>>),
+    /// A shape; `None`: its rank is unknown.
+    Shape(Option<Vec<HostDim>>),
     Graphs(Vec<HostGraph>),
     /// Something that no dialect row reads; the text says what it is.
     Other(String),
@@ -111,7 +122,7 @@ impl HostGraph {
     pub fn producers(&self) -> Vec<Option<usize>> {
         let mut producers = vec![None; self.values.len()];
         for (index, node) in self.nodes.iter().enumerate() {
-            for output in node.outputs.iter().flatten() {
+            for output in node.outputs.iter().flatten().chain(&node.done) {
                 producers[output.index()] = Some(index);
             }
         }
@@ -142,9 +153,10 @@ impl HostNode {
         self.attributes.get(name)
     }
 
-    /// Every value that the node needs: explicit inputs, then what its inner graphs capture.
+    /// Every value that the node needs: explicit inputs, then what its inner graphs capture, then what it waits for.
     pub fn uses(&self) -> impl Iterator<Item = HostValueId> + '_ {
-        self.inputs.iter().flatten().copied().chain(self.implicit_inputs.iter().copied())
+        let inside = self.implicit_inputs.iter().copied();
+        self.inputs.iter().flatten().copied().chain(inside).chain(self.after.iter().copied())
     }
 
     /// How a person finds the node: its name, or the name of its first output where it has none.

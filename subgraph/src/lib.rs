@@ -11,6 +11,7 @@ mod part;
 mod partition;
 mod report;
 mod segment;
+pub mod tensorflow;
 
 pub use cost::{AcceptAll, Capability, Cost, Work};
 pub use engraft_network::{DType, Tensor};

@@ -98,6 +98,8 @@ impl<'g> Partitioner<'g, '_> {
                     .collect();
                 let remedy = Remedy::option("op_types_to_exclude", others.join(","));
                 Some(Reject::new("excluded by op_types_to_exclude").remedy(remedy))
+            } else if let Some(reason) = &node.pinned {
+                Some(Reject::new(reason.clone()).remedy(Remedy::HostOnly))
             } else if is_control_flow(&node.domain, &node.op_type) {
                 Some(Reject::new("control flow stays with the host").remedy(Remedy::HostOnly))
             } else if self.profit() && is_quantization(node) {

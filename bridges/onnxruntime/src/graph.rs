@@ -205,6 +205,7 @@ impl<'l> Reader<'l> {
             outputs,
             implicit_inputs: implicit_inputs.into_iter().flatten().collect(),
             attributes,
+            ..HostNode::default()
         })
     }
 

@@ -5,6 +5,7 @@
 
 pub mod onnx;
 mod survey;
+pub mod tf;
 pub mod vocabulary;
 
 use std::sync::OnceLock;
@@ -25,7 +26,7 @@ pub struct Row {
 
 /// All rows of all dialects.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    onnx::TABLES.iter().copied().flatten()
+    onnx::TABLES.iter().chain(tf::TABLES).copied().flatten()
 }
 
 /// The row for a node: of those with its domain and type the newest that its operator set has.
@@ -55,7 +56,7 @@ pub fn find(node: &HostNode) -> Result<&'static Row, Reject> {
 
 fn unknown(domain: &str, op_type: &str) -> Reject {
     let name = if domain.is_empty() { op_type.to_owned() } else { format!("{domain}.{op_type}") };
-    match is_control_flow(domain, op_type) {
+    match is_control_flow(domain, op_type) || tf::is_control_flow(domain, op_type) {
         true => Reject::new("control flow stays with the host").remedy(Remedy::HostOnly),
         false => Reject::new(format!("operator {name} is not supported")),
     }

@@ -328,6 +328,15 @@ impl Known {
         Some(Known { dtype, shape, elements })
     }
 
+    /// Elementwise quotients of integers, rounded down, with numpy's broadcasting.
+    pub fn floor_div(&self, other: &Known) -> Option<Known> {
+        let shape = broadcast_shape(&self.shape, &other.shape)?;
+        let (a, b) = (self.broadcast(&shape)?.dims()?, other.broadcast(&shape)?.dims()?);
+        let divide = |(a, b): (&Dim, &Dim)| (b.fixed() != Some(0)).then(|| a.floor_div(b).into());
+        let elements = a.iter().zip(&b).map(divide).collect::<Option<_>>()?;
+        Some(Known { dtype: self.dtype, shape, elements })
+    }
+
     pub fn select(condition: &Known, a: &Known, b: &Known) -> Option<Known> {
         let shape = broadcast_shape(&broadcast_shape(&condition.shape, &a.shape)?, &b.shape)?;
         let (condition, x, y) = (condition.broadcast(&shape)?, a.broadcast(&shape)?, b.broadcast(&shape)?);

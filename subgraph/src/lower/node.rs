@@ -218,6 +218,16 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
         }
     }
 
+    /// An element type that an attribute names.
+    pub fn dtype_attribute(&self, name: &str) -> Result<Option<DType>> {
+        match self.attribute(name) {
+            None => Ok(None),
+            Some(Attribute::Type(Some(dtype))) => Ok(Some(*dtype)),
+            Some(Attribute::Type(None)) => Err(Reject::new(format!("the type in {name} is not supported"))),
+            Some(_) => Err(Self::wrong(name)),
+        }
+    }
+
     /// An axis attribute, counted from the front.
     pub fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize> {
         axis(self.int_or(name, default)?, rank)

@@ -358,6 +358,7 @@ impl Reader<'_, '_> {
             outputs,
             implicit_inputs,
             attributes,
+            ..HostNode::default()
         })
     }
 

@@ -12,7 +12,7 @@ pub(super) const ROWS: &[Row] =
     &[row("Conv", 1, conv), row("ConvTranspose", 1, conv_transpose), row("ConvInteger", 10, conv_integer)];
 
 /// A size given as an attribute; larger ones than 2^31 are no sizes, and arithmetic with them could overflow.
-pub(super) fn size_of(name: &str, size: i64) -> Result<usize> {
+pub(in crate::dialect) fn size_of(name: &str, size: i64) -> Result<usize> {
     i32::try_from(size)
         .ok()
         .and_then(|size| usize::try_from(size).ok())

@@ -148,7 +148,7 @@ fn bit_cast(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn unary(n: &mut NodeLowering, op: UnaryOp) -> Result<()> {
+pub(in crate::dialect) fn unary(n: &mut NodeLowering, op: UnaryOp) -> Result<()> {
     if let Some(known) = n.known(0).and_then(|known| known.unary(op, n.facts())) {
         n.set_known(0, known);
         return Ok(());
@@ -159,7 +159,7 @@ pub(super) fn unary(n: &mut NodeLowering, op: UnaryOp) -> Result<()> {
     Ok(())
 }
 
-fn binary(n: &mut NodeLowering, op: BinaryOp) -> Result<()> {
+pub(in crate::dialect) fn binary(n: &mut NodeLowering, op: BinaryOp) -> Result<()> {
     if let (Some(a), Some(b)) = (n.known(0), n.known(1))
         && let Some(known) = a.binary(op, &b, n.facts())
     {
@@ -173,7 +173,7 @@ fn binary(n: &mut NodeLowering, op: BinaryOp) -> Result<()> {
 }
 
 /// Variadic operators, from left to right.
-fn fold(n: &mut NodeLowering, op: BinaryOp, mean: bool) -> Result<()> {
+pub(in crate::dialect) fn fold(n: &mut NodeLowering, op: BinaryOp, mean: bool) -> Result<()> {
     let count = n.input_count();
     let known = (0..count).map(|index| n.known(index)).collect::<Option<Vec<Known>>>();
     if let Some((first, rest)) = known.as_deref().and_then(<[_]>::split_first)
@@ -196,7 +196,7 @@ fn fold(n: &mut NodeLowering, op: BinaryOp, mean: bool) -> Result<()> {
 }
 
 /// An elementwise function of one float operand.
-pub(super) fn activation(
+pub(in crate::dialect) fn activation(
     n: &mut NodeLowering,
     build: impl FnOnce(&mut ExprBuilder, ExprId) -> ExprId,
 ) -> Result<()> {
@@ -212,17 +212,22 @@ pub(super) fn activation(
     Ok(())
 }
 
-pub(super) fn scaled(e: &mut ExprBuilder, factor: f32, x: ExprId) -> ExprId {
+pub(in crate::dialect) fn scaled(e: &mut ExprBuilder, factor: f32, x: ExprId) -> ExprId {
     let factor = e.number(f64::from(factor));
     e.binary(BinaryOp::Mul, x, factor)
 }
 
-pub(super) fn offset(e: &mut ExprBuilder, x: ExprId, by: f32) -> ExprId {
+pub(in crate::dialect) fn offset(e: &mut ExprBuilder, x: ExprId, by: f32) -> ExprId {
     let by = e.number(f64::from(by));
     e.binary(BinaryOp::Add, x, by)
 }
 
-pub(super) fn clamp(e: &mut ExprBuilder, mut x: ExprId, low: Option<f64>, high: Option<f64>) -> ExprId {
+pub(in crate::dialect) fn clamp(
+    e: &mut ExprBuilder,
+    mut x: ExprId,
+    low: Option<f64>,
+    high: Option<f64>,
+) -> ExprId {
     if let Some(low) = low {
         let low = e.number(low);
         x = e.binary(BinaryOp::Max, x, low);
@@ -235,7 +240,7 @@ pub(super) fn clamp(e: &mut ExprBuilder, mut x: ExprId, low: Option<f64>, high: 
 }
 
 /// `x < 0 ? negative(x) : x`.
-pub(super) fn below_zero(
+pub(in crate::dialect) fn below_zero(
     e: &mut ExprBuilder,
     x: ExprId,
     negative: impl FnOnce(&mut ExprBuilder, ExprId) -> ExprId,
@@ -253,15 +258,15 @@ pub(super) fn exponential_tail(e: &mut ExprBuilder, x: ExprId, alpha: f32) -> Ex
     if alpha == 1.0 { shifted } else { scaled(e, alpha, shifted) }
 }
 
-pub(super) fn leaky_relu(e: &mut ExprBuilder, alpha: f32, x: ExprId) -> ExprId {
+pub(in crate::dialect) fn leaky_relu(e: &mut ExprBuilder, alpha: f32, x: ExprId) -> ExprId {
     below_zero(e, x, |e, x| scaled(e, alpha, x))
 }
 
-pub(super) fn elu(e: &mut ExprBuilder, alpha: f32, x: ExprId) -> ExprId {
+pub(in crate::dialect) fn elu(e: &mut ExprBuilder, alpha: f32, x: ExprId) -> ExprId {
     below_zero(e, x, |e, x| exponential_tail(e, x, alpha))
 }
 
-pub(super) fn selu(e: &mut ExprBuilder, alpha: f32, gamma: f32, x: ExprId) -> ExprId {
+pub(in crate::dialect) fn selu(e: &mut ExprBuilder, alpha: f32, gamma: f32, x: ExprId) -> ExprId {
     let elu = elu(e, alpha, x);
     scaled(e, gamma, elu)
 }
@@ -280,7 +285,7 @@ pub(super) fn thresholded_relu(e: &mut ExprBuilder, alpha: f32, x: ExprId) -> Ex
 }
 
 /// `x / (1 + |x|)`.
-pub(super) fn softsign(e: &mut ExprBuilder, x: ExprId) -> ExprId {
+pub(in crate::dialect) fn softsign(e: &mut ExprBuilder, x: ExprId) -> ExprId {
     let magnitude = e.unary(UnaryOp::Abs, x);
     let divisor = offset(e, magnitude, 1.0);
     e.binary(BinaryOp::Div, x, divisor)
@@ -363,7 +368,7 @@ fn clip_inputs(n: &mut NodeLowering) -> Result<()> {
     }
 }
 
-fn clip(n: &mut NodeLowering, low: Option<f64>, high: Option<f64>) -> Result<()> {
+pub(in crate::dialect) fn clip(n: &mut NodeLowering, low: Option<f64>, high: Option<f64>) -> Result<()> {
     let dtype = n.input_type(0)?.dtype;
     // Bounds at the ends of the type, as exporters write them for "none".
     let low = low.filter(|&low| !(dtype == DType::F32 && low <= f64::from(f32::MIN)));
@@ -414,7 +419,7 @@ fn pow(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-fn select(n: &mut NodeLowering) -> Result<()> {
+pub(in crate::dialect) fn select(n: &mut NodeLowering) -> Result<()> {
     if let (Some(condition), Some(a), Some(b)) = (n.known(0), n.known(1), n.known(2))
         && let Some(known) = Known::select(&condition, &a, &b)
     {
@@ -439,7 +444,7 @@ fn cast_like(n: &mut NodeLowering) -> Result<()> {
     cast_to(n, to)
 }
 
-fn cast_to(n: &mut NodeLowering, to: DType) -> Result<()> {
+pub(in crate::dialect) fn cast_to(n: &mut NodeLowering, to: DType) -> Result<()> {
     let from = n.input_type(0)?.dtype;
     if from == to {
         return n.forward(0, 0);

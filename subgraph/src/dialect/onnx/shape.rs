@@ -40,7 +40,7 @@ fn shape(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-fn size(n: &mut NodeLowering) -> Result<()> {
+pub(in crate::dialect) fn size(n: &mut NodeLowering) -> Result<()> {
     let count = n.input_type(0)?.count();
     n.set_known(0, Known::scalar(DType::I64, count));
     Ok(())
@@ -100,7 +100,7 @@ fn constant_of_shape(n: &mut NodeLowering) -> Result<()> {
 }
 
 /// `max(ceil((limit - start) / delta), 0)` elements.
-fn range(n: &mut NodeLowering) -> Result<()> {
+pub(in crate::dialect) fn range(n: &mut NodeLowering) -> Result<()> {
     let dtype = n.input_type(0)?.dtype;
     let bound = |n: &mut NodeLowering, index: usize, what: &str| -> Result<Dim> {
         match n.dims(index, what)?.as_slice() {
@@ -154,7 +154,12 @@ fn eye_like(n: &mut NodeLowering) -> Result<()> {
 }
 
 /// The target shape with ONNX's 0 (copy) and -1 (infer) resolved; where it arrives at run time, the sizes choose then.
-fn target_shape(facts: &Facts, from: &[Dim], to: &[Dim], allow_zero: bool) -> Result<Vec<Dim>> {
+pub(in crate::dialect) fn target_shape(
+    facts: &Facts,
+    from: &[Dim],
+    to: &[Dim],
+    allow_zero: bool,
+) -> Result<Vec<Dim>> {
     let [zero, one, rest] = [0, 1, -1].map(Dim::Fixed);
     if to.iter().filter(|dim| **dim == rest).count() > 1 {
         return Err(Reject::new("the target shape has more than one -1"));
@@ -213,7 +218,7 @@ fn reshape(n: &mut NodeLowering) -> Result<()> {
 }
 
 /// Sets output 0 to operand 0 under another shape.
-fn reshaped(n: &mut NodeLowering, shape: Vec<Dim>) -> Result<()> {
+pub(in crate::dialect) fn reshaped(n: &mut NodeLowering, shape: Vec<Dim>) -> Result<()> {
     let fixed: Option<Vec<usize>> =
         shape.iter().map(|dim| dim.fixed().and_then(|size| usize::try_from(size).ok())).collect();
     if let (Some(known), Some(fixed)) = (n.known(0), fixed)
@@ -435,20 +440,20 @@ fn trilu(n: &mut NodeLowering) -> Result<()> {
 }
 
 /// A scalar zero of a type, as padding value.
-pub(super) fn zero(n: &mut NodeLowering, dtype: DType) -> Result<ValueId> {
+pub(in crate::dialect) fn zero(n: &mut NodeLowering, dtype: DType) -> Result<ValueId> {
     let tensor = scalar_tensor(dtype, 0.0)?;
     Ok(n.add_constant(tensor))
 }
 
 /// `0, 1, .. len - 1` as `i64` in a shape of `len` elements.
-pub(super) fn iota(n: &mut NodeLowering, len: &Dim, shape: Vec<Dim>) -> Result<ValueId> {
+pub(in crate::dialect) fn iota(n: &mut NodeLowering, len: &Dim, shape: Vec<Dim>) -> Result<ValueId> {
     let (start, step) = (n.scalar(DType::I64, 0.0)?, n.scalar(DType::I64, 1.0)?);
     let line = n.emit(ops::Range { len: len.clone() }, &[start, step])?;
     n.reshape(line, shape)
 }
 
 /// A size as an `i64` scalar.
-pub(super) fn size_scalar(n: &mut NodeLowering, size: &Dim) -> Result<ValueId> {
+pub(in crate::dialect) fn size_scalar(n: &mut NodeLowering, size: &Dim) -> Result<ValueId> {
     match size.fixed() {
         Some(fixed) => n.scalar(DType::I64, fixed as f64),
         None => n.emit(ops::ShapeTensor { dims: vec![size.clone()], scalar: true, dtype: DType::I64 }, &[]),

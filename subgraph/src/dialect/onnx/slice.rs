@@ -83,7 +83,7 @@ fn slice(n: &mut NodeLowering, starts: &[Dim], ends: &[Dim], axes: &[i64], steps
     Ok(())
 }
 
-fn slice_known(known: Known, ranges: &[ops::SliceRange]) -> Option<Known> {
+pub(in crate::dialect) fn slice_known(known: Known, ranges: &[ops::SliceRange]) -> Option<Known> {
     ranges.iter().try_fold(known, |known, range| {
         let (start, len) =
             (range.start.fixed()?, range.len.fixed().filter(|&len| len <= MAX_ELEMENTS as i64)?);
