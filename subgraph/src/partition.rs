@@ -331,4 +331,5 @@ impl<'g> Partitioner<'g, '_> {
 
 fn is_quantization(node: &HostNode) -> bool {
     matches!(node.op_type.as_str(), "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear")
+        || node.op_type.starts_with("FakeQuantWithMinMax")
 }

@@ -30,6 +30,8 @@ pub struct AttrValue {
     pub value: Option<Attr>,
 }
 
+// One for each attribute of a node, most of them tensors: boxes would save nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Attr {
     #[prost(message, tag = "1")]

@@ -322,6 +322,7 @@ impl<'a> Reader<'a> {
             node.done = self.names.get(&node.name[..]).and_then(|index| self.done.get(index)).copied();
         }
         self.find_outputs(ends)?;
+        self.drop_unread();
         let mut graph = self.graph;
         graph.sort().map_err(|nodes| GraphError::Cycle {
             nodes: nodes.into_iter().map(|index| graph.nodes[index].name.clone()).collect(),
@@ -389,6 +390,19 @@ impl<'a> Reader<'a> {
         let mut seen = FxHashSet::default();
         self.graph.outputs = outputs.into_iter().filter(|id| seen.insert(*id)).collect();
         Ok(())
+    }
+
+    /// Outputs that nothing reads are absent.
+    fn drop_unread(&mut self) {
+        let mut read: FxHashSet<HostValueId> = self.graph.outputs.iter().copied().collect();
+        for node in &self.graph.nodes {
+            read.extend(node.inputs.iter().flatten());
+        }
+        for node in &mut self.graph.nodes {
+            for output in &mut node.outputs {
+                *output = output.filter(|id| read.contains(id));
+            }
+        }
     }
 
     fn node(&mut self, index: usize, pinned: Option<String>) -> Result<HostNode, GraphError> {

@@ -47,7 +47,7 @@ fn labels(text: &str, rank: Option<usize>, ellipsis: usize) -> Result<Vec<Label>
     Ok(labels)
 }
 
-fn einsum(n: &mut NodeLowering) -> Result<()> {
+pub(in crate::dialect) fn einsum(n: &mut NodeLowering) -> Result<()> {
     let equation: String = n.string_or("equation", "")?.chars().filter(|c| !c.is_whitespace()).collect();
     let (left, right) = match equation.split_once("->") {
         Some((left, right)) => (left.to_owned(), Some(right.to_owned())),

@@ -48,8 +48,13 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 fn gather(n: &mut NodeLowering) -> Result<()> {
+    let axis = n.axis("axis", 0, n.input_type(0)?.rank())?;
+    gather_axis(n, axis)
+}
+
+/// Operand 0 indexed along an axis by operand 1.
+pub(in crate::dialect) fn gather_axis(n: &mut NodeLowering, axis: usize) -> Result<()> {
     let ty = n.input_type(0)?;
-    let axis = n.axis("axis", 0, ty.rank())?;
     let indices = n.known(1);
     let small = ty.rank() <= 1 && !ty.dtype.is_float();
     let source = match (&indices, small) {
@@ -155,12 +160,16 @@ fn one_hot(n: &mut NodeLowering) -> Result<()> {
 
 /// The first `len` steps of every batch from the last to the first, the others as they are.
 fn reverse_sequence(n: &mut NodeLowering) -> Result<()> {
+    match (n.int_or("batch_axis", 1)?, n.int_or("time_axis", 0)?) {
+        (1, 0) => reverse_steps(n, true),
+        (0, 1) => reverse_steps(n, false),
+        axes => Err(Reject::new(format!("batch and time axes {axes:?} are not defined"))),
+    }
+}
+
+/// Time is the first axis and the batch the second, or the other way round.
+pub(in crate::dialect) fn reverse_steps(n: &mut NodeLowering, time_first: bool) -> Result<()> {
     let (x, lengths) = (n.input(0)?, n.input(1)?);
-    let time_first = match (n.int_or("batch_axis", 1)?, n.int_or("time_axis", 0)?) {
-        (1, 0) => true,
-        (0, 1) => false,
-        axes => return Err(Reject::new(format!("batch and time axes {axes:?} are not defined"))),
-    };
     let shape = n.shape(x);
     let [first, second, rest @ ..] = shape.as_slice() else {
         return Err(Reject::new("wants a batch and a time axis"));

@@ -42,6 +42,16 @@ fn reduce(n: &mut NodeLowering, op: ops::ReduceOp) -> Result<()> {
         list => axes(list, rank)?,
     };
     let keep_dims = n.int_or("keepdims", 1)? != 0;
+    reduce_axes(n, op, reduced, keep_dims)
+}
+
+/// Operand 0 reduced along `reduced`, sorted.
+pub(in crate::dialect) fn reduce_axes(
+    n: &mut NodeLowering,
+    op: ops::ReduceOp,
+    reduced: Vec<usize>,
+    keep_dims: bool,
+) -> Result<()> {
     let combine = match op {
         ops::ReduceOp::Sum => Some(BinaryOp::Add),
         ops::ReduceOp::Prod => Some(BinaryOp::Mul),
@@ -71,7 +81,7 @@ fn arg_reduce(n: &mut NodeLowering, max: bool) -> Result<()> {
     Ok(())
 }
 
-fn cumulative(n: &mut NodeLowering, product: bool) -> Result<()> {
+pub(in crate::dialect) fn cumulative(n: &mut NodeLowering, product: bool) -> Result<()> {
     let x = n.input(0)?;
     let position = match n.integers(1, "the axis")?.as_slice() {
         [position] => axis(*position, n.rank(x))?,

@@ -85,6 +85,11 @@ fn constant_of_shape(n: &mut NodeLowering) -> Result<()> {
         }
         Some(_) => return Err(Reject::new("attribute value is not one element")),
     };
+    filled(n, shape, element)
+}
+
+/// Output 0 is this scalar everywhere.
+pub(in crate::dialect) fn filled(n: &mut NodeLowering, shape: Vec<Dim>, element: Tensor) -> Result<()> {
     let fixed: Option<Vec<usize>> =
         shape.iter().map(|dim| dim.fixed().and_then(|size| usize::try_from(size).ok())).collect();
     if let (Some(fixed), Some(known)) = (fixed, Known::of(&element))
@@ -312,23 +317,32 @@ fn transpose(n: &mut NodeLowering) -> Result<()> {
 fn concat(n: &mut NodeLowering) -> Result<()> {
     let rank = n.input_type(0)?.rank();
     let axis = axis(n.int("axis")?.ok_or_else(|| Reject::new("attribute axis is missing"))?, rank)?;
-    let count = n.input_count();
-    let known: Option<Vec<Known>> = (0..count).map(|index| n.known(index)).collect();
+    concatenate(n, 0..n.input_count(), axis)
+}
+
+/// The operands of these numbers one after the other along an axis.
+pub(in crate::dialect) fn concatenate(
+    n: &mut NodeLowering,
+    mut operands: std::ops::Range<usize>,
+    axis: usize,
+) -> Result<()> {
+    let known: Option<Vec<Known>> = operands.clone().map(|index| n.known(index)).collect();
     if let Some(known) = known.and_then(|parts| Known::concat(&parts, axis)) {
         n.set_known(0, known);
         return Ok(());
     }
     // Shape vectors mix known parts with elements of an input.
-    let small =
-        (0..count).all(|index| n.input_type(index).is_ok_and(|ty| ty.rank() == 1 && !ty.dtype.is_float()));
+    let small = operands
+        .clone()
+        .all(|index| n.input_type(index).is_ok_and(|ty| ty.rank() == 1 && !ty.dtype.is_float()));
     if small
-        && let Some(parts) = (0..count).map(|index| n.contents(index)).collect::<Option<Vec<_>>>()
+        && let Some(parts) = operands.clone().map(|index| n.contents(index)).collect::<Option<Vec<_>>>()
         && let Some(known) = Known::concat(&parts, axis)
     {
         n.set_known(0, known);
         return Ok(());
     }
-    let inputs = n.inputs()?;
+    let inputs = operands.by_ref().map(|index| n.input(index)).collect::<Result<Vec<_>>>()?;
     if let [only] = inputs.as_slice() {
         n.set(0, *only);
         return Ok(());
@@ -338,7 +352,7 @@ fn concat(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-fn expand(n: &mut NodeLowering) -> Result<()> {
+pub(in crate::dialect) fn expand(n: &mut NodeLowering) -> Result<()> {
     let from = n.input_type(0)?.shape;
     let to = n.dims(1, "the target shape")?;
     // The result is what both shapes broadcast to: a 1 in the target keeps the operand's size.
@@ -364,7 +378,7 @@ fn expand(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-fn tile(n: &mut NodeLowering) -> Result<()> {
+pub(in crate::dialect) fn tile(n: &mut NodeLowering) -> Result<()> {
     let repeats = n.dims(1, "the number of repeats")?;
     if repeats.iter().all(|count| count.fixed() == Some(1)) {
         return n.forward(0, 0);

@@ -99,7 +99,13 @@ pub(in crate::dialect) fn slice_known(known: Known, ranges: &[ops::SliceRange]) 
 /// Two bounds are taken to lie inside without a clamp, so that shapes stay simple where graphs compute them: a symbolic
 /// end against a fixed size (the first `n` rows of a table), and leaving out one element of an axis of unknown size. Where
 /// they do not, running the slice is an error rather than an empty result.
-fn bounds(facts: &Facts, start: &Dim, end: &Dim, size: &Dim, step: i64) -> Result<(Dim, Dim)> {
+pub(in crate::dialect) fn bounds(
+    facts: &Facts,
+    start: &Dim,
+    end: &Dim,
+    size: &Dim,
+    step: i64,
+) -> Result<(Dim, Dim)> {
     let zero = Dim::Fixed(0);
     if step == 0 {
         return Err(Reject::new("the step of the slice is 0"));
