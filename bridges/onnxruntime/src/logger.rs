@@ -5,7 +5,6 @@
 use std::{
     cell::Cell,
     ffi::CString,
-    fmt::{self, Write},
     ptr::null,
     sync::{
         Once,
@@ -14,12 +13,7 @@ use std::{
 };
 
 use engraft::LogLevel;
-use tracing::{
-    Event, Level, Metadata, Subscriber,
-    field::{Field, Visit},
-    span,
-    subscriber::Interest,
-};
+use tracing::{Event, Level, Metadata, Subscriber, span, subscriber::Interest};
 
 use crate::{
     api::Api,
@@ -148,15 +142,14 @@ impl Subscriber for Forwarder {
     fn event(&self, event: &Event<'_>) {
         let Some(sink) = current().filter(|sink| !std::ptr::eq(sink.logger, null())) else { return };
         let metadata = event.metadata();
-        let mut text = Text("[engraft] ".to_owned());
-        event.record(&mut text);
+        let text = format!("[engraft] {}", engraft::event_text(event));
         let level = match *metadata.level() {
             Level::ERROR => OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR,
             Level::WARN => OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING,
             Level::INFO => OrtLoggingLevel::ORT_LOGGING_LEVEL_INFO,
             _ => OrtLoggingLevel::ORT_LOGGING_LEVEL_VERBOSE,
         };
-        let message = CString::new(text.0.replace('\0', " ")).unwrap_or_default();
+        let message = CString::new(text.replace('\0', " ")).unwrap_or_default();
         let target = CString::new(metadata.target()).unwrap_or_default();
         // SAFETY: not null, and alive while its scope or registration lasts.
         let logger = unsafe { &*sink.logger };
@@ -166,17 +159,4 @@ impl Subscriber for Forwarder {
     fn enter(&self, _: &span::Id) {}
 
     fn exit(&self, _: &span::Id) {}
-}
-
-/// The message followed by `key=value` fields.
-struct Text(String);
-
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a `String` cannot fail.
-        let _ = match field.name() {
-            "message" => write!(self.0, "{value:?}"),
-            name => write!(self.0, " {name}={value:?}"),
-        };
-    }
 }
