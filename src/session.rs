@@ -157,6 +157,15 @@ impl Session {
         Ok((engine, Some(origin)))
     }
 
+    /// The engine of a network if the plan cache holds its plan; nothing is built.
+    pub fn cached(&self, network: &Network) -> Result<Option<Arc<Engine>>, SessionError> {
+        let fail = |source| SessionError { segment: network.name.clone(), source: Box::new(source) };
+        let key = self.key(network).map_err(fail)?;
+        let plan = self.cache().and_then(|cache| cache.find(&key));
+        // A plan that cannot be loaded is as good as none.
+        Ok(plan.and_then(|plan| Engine::load_for(plan, self.isa).ok()))
+    }
+
     /// The engine of a plan that was compiled ahead of time. One of another build, or for another kind of CPU, is refused
     /// with the field of its key that differs.
     pub fn load(&self, plan: Container) -> Result<Arc<Engine>, LoadError> {

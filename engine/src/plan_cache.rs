@@ -210,6 +210,14 @@ impl PlanCache {
         Ok((load(container)?, Origin::Built { miss, stored }))
     }
 
+    /// The plan of that key if the cache holds one that can be read.
+    pub fn find(&self, key: &CacheKey) -> Option<Container> {
+        match self.store.as_ref().ok()?.find(&key.entry_name(), key) {
+            Found::Plan(container) => Some(container),
+            Found::Nothing | Found::Damaged(_) => None,
+        }
+    }
+
     /// All plans, those used last first.
     pub fn entries(&self) -> Vec<Entry> {
         self.store.as_ref().map(Store::entries).unwrap_or_default()

@@ -196,6 +196,28 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_input_is_a_constant_and_the_others_move_up() {
+        let mut net = Network::new("t");
+        let rows = Dim::symbol(net.add_symbol("rows", SymbolSource::InputDim { input: 1, axis: 0 }));
+        let w = net.add_input("w", TensorType::new(DType::F32, [Dim::Fixed(2)]));
+        let x = net.add_input("x", TensorType::new(DType::F32, [rows, Dim::Fixed(2)]));
+        net.set_outputs(vec![x, w]);
+        let tensor = |values: &[f32]| crate::Tensor::from_slice(&[values.len()], values).unwrap();
+        assert!(net.bind_input(0, tensor(&[1.0; 3])).is_err(), "another shape");
+        assert!(
+            net.bind_input(1, crate::Tensor::zeros(DType::F32, &[4, 2]).unwrap()).is_err(),
+            "it tells `rows`"
+        );
+        assert!(net.bind_input(2, tensor(&[1.0])).is_err(), "there is none");
+        net.bind_input(0, tensor(&[1.0, 2.0])).unwrap();
+        assert_eq!(net.inputs(), [x]);
+        assert_eq!(net.constant(w).unwrap().to_vec::<f32>().unwrap(), [1.0, 2.0]);
+        let mut env = vec![0];
+        net.bind(&|_| &[5, 2], &|_, _| 0, &mut env).unwrap();
+        assert_eq!(env, [5]);
+    }
+
+    #[test]
     fn representative_signals_have_a_frame() {
         let mut net = Network::new("t");
         let samples = Dim::symbol(net.add_symbol("samples", SymbolSource::InputDim { input: 0, axis: 1 }));

@@ -3,6 +3,7 @@
 use crate::{DType, Dim, Op, OpError, SymbolId, Tensor};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -380,6 +381,37 @@ impl Network {
             }
         }
         self.constants = constants;
+        Ok(())
+    }
+
+    /// Gives the input at `position` a value for good: it becomes a constant, and later inputs move up by one.
+    /// Errors: there is no such input, or it is not of this very type (a size that the input was to tell cannot be bound).
+    pub fn bind_input(&mut self, position: usize, tensor: Tensor) -> Result<(), NetworkError> {
+        let invalid = |reason: String| NetworkError::Invalid(format!("input {position}: {reason}"));
+        let id =
+            *self.inputs.get(position).ok_or_else(|| invalid(format!("there are {}", self.inputs.len())))?;
+        let (ty, given) = (self.ty(id), TensorType::of(&tensor));
+        if *ty != given {
+            return Err(invalid(format!("it is {ty}, not {given}")));
+        }
+        for symbol in &mut self.symbols {
+            if let SymbolSource::InputDim { input, .. } | SymbolSource::InputElement { input, .. } =
+                &mut symbol.source
+            {
+                match (*input as usize).cmp(&position) {
+                    Ordering::Less => (),
+                    Ordering::Equal => return Err(invalid(format!("it tells `{}`", symbol.name))),
+                    Ordering::Greater => *input -= 1,
+                }
+            }
+        }
+        let constant = ConstantId(self.constants.len() as u32);
+        self.constants.push(tensor);
+        self.values[id.index()].def = Def::Constant(constant);
+        self.inputs.remove(position);
+        for (index, input) in self.inputs.iter().enumerate().skip(position) {
+            self.values[input.index()].def = Def::Input(index as u32);
+        }
         Ok(())
     }
 
