@@ -3,17 +3,17 @@
 mod inline;
 mod outputs;
 mod pinned;
-mod proto;
+pub mod proto;
 mod read;
 mod rewrite;
 mod signatures;
 mod tensor;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub mod wire;
 
 pub use read::{Ends, GraphError, Known, Model, read};
-pub use rewrite::{NATIVE, Replaced, Replacing, SEGMENT, SEGMENT_OP, border, replace_segments};
+pub use rewrite::{NATIVE, NATIVE_MARK, Replaced, Replacing, SEGMENT, SEGMENT_OP, border, replace_segments};
 pub use tensor::{dtype as dtype_of, number as number_of};
 
 /// The domain of TensorFlow's operators in host graphs.

@@ -21,6 +21,8 @@ pub const SEGMENT_OP: &str = "EngraftSegment";
 pub const SEGMENT: &str = "segment";
 /// Its attribute that names the function of the nodes that it stands for.
 pub const NATIVE: &str = "native";
+/// An attribute of all nodes of such functions: they are to stay what they are.
+pub const NATIVE_MARK: &str = "_engraft_native";
 
 /// A segment, and the node that takes its place.
 pub struct Replacing<'a> {
@@ -377,9 +379,10 @@ struct Native<'a> {
 /// A node with other inputs, bound to no place in the graph that it leaves.
 fn unplaced(node: &NodeDef, input: Vec<String>) -> NodeDef {
     let attr = node.attr.iter().filter(|(name, _)| *name != "_class");
+    let mark = (NATIVE_MARK.to_owned(), AttrValue { value: Some(Attr::B(true)) });
     NodeDef {
         input,
-        attr: attr.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        attr: attr.map(|(name, value)| (name.clone(), value.clone())).chain([mark]).collect(),
         name: node.name.clone(),
         op: node.op.clone(),
         device: node.device.clone(),
