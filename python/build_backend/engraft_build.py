@@ -1,4 +1,4 @@
-"""PEP 517 backend: compiles the plugin library with cargo and packs it with the Python modules into a wheel.
+"""PEP 517 backend: compiles the libraries of the hosts with cargo and packs them with the Python modules into a wheel.
 
 It is in-tree and needs nothing but cargo, so that `pip install ./python` works offline once cargo has its crates. The
 metadata is `[project]` of pyproject.toml; the version is the workspace's.
@@ -18,6 +18,7 @@ import sysconfig
 import tarfile
 import time
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ except ModuleNotFoundError:  # Python 3.10
 
 PROJECT = Path(__file__).resolve().parent.parent
 WORKSPACE = PROJECT.parent
-CRATE = "engraft-onnxruntime"
-LIBRARY = "libonnxruntime_providers_engraft.so"
+LIBRARIES = {
+    "engraft-onnxruntime": "libonnxruntime_providers_engraft.so",
+    "engraft-tensorflow": "libengraft_tensorflow.so",
+}
+"""The library of each crate."""
 
 LICENSES = ("LICENSE-MIT", "LICENSE-APACHE")
 
@@ -38,11 +42,11 @@ def build_wheel(
     wheel_directory: str, config_settings: dict[str, Any] | None = None, metadata_directory: str | None = None
 ) -> str:
     """Compiles, packs, and returns the wheel's file name."""
-    library = _compile()
-    name = f"engraft-{_version()}-py3-none-{_platform(library)}.whl"
+    libraries = _compile()
+    name = f"engraft-{_version()}-py3-none-{_platform(libraries.values())}.whl"
     modules = PROJECT / "src"
     files = {path.relative_to(modules).as_posix(): path.read_bytes() for path in _modules()}
-    files[f"engraft/{LIBRARY}"] = library
+    files |= {f"engraft/{library}": content for library, content in libraries.items()}
     files |= _metadata(name)
     record = "".join(f"{path},{_digest(content)},{len(content)}\n" for path, content in files.items())
     record_path = f"{_dist_info()}/RECORD"
@@ -84,28 +88,33 @@ def build_sdist(sdist_directory: str, config_settings: dict[str, Any] | None = N
     return name
 
 
-def _compile() -> bytes:
-    """The plugin library, compiled by cargo for this machine's own target."""
-    command = ["cargo", "build", "--release", "--locked", "--package", CRATE]
-    command += ["--message-format", "json-render-diagnostics"]
+def _compile() -> dict[str, bytes]:
+    """The libraries, compiled by cargo for this machine's own target."""
+    command = ["cargo", "build", "--release", "--locked", "--message-format", "json-render-diagnostics"]
+    for crate in LIBRARIES:
+        command += ["--package", crate]
     try:
         build = subprocess.run(command, cwd=WORKSPACE, stdout=subprocess.PIPE, text=True, check=True)
     except FileNotFoundError:
         raise SystemExit("error: building engraft from source needs cargo; see https://rustup.rs") from None
     except subprocess.CalledProcessError as error:
         raise SystemExit(f"error: `{' '.join(command)}` failed with exit status {error.returncode}") from None
+    found: dict[str, bytes] = {}
     for line in build.stdout.splitlines():
         message = json.loads(line)
         for file in message.get("filenames", ()) if message.get("reason") == "compiler-artifact" else ():
-            if Path(file).name == LIBRARY:
-                return Path(file).read_bytes()
-    raise SystemExit(f"error: cargo built {CRATE}, but no {LIBRARY}")
+            if Path(file).name in LIBRARIES.values():
+                found[Path(file).name] = Path(file).read_bytes()
+    for crate, library in LIBRARIES.items():
+        if library not in found:
+            raise SystemExit(f"error: cargo built {crate}, but no {library}")
+    return found
 
 
-def _platform(library: bytes) -> str:
-    """The platform tag: manylinux of the newest glibc version that the library's symbols ask for."""
+def _platform(libraries: Iterable[bytes]) -> str:
+    """The platform tag: manylinux of the newest glibc version that the libraries' symbols ask for."""
     platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-    minors = [int(minor) for minor in re.findall(rb"\0GLIBC_2\.(\d+)", library)]
+    minors = [int(minor) for library in libraries for minor in re.findall(rb"\0GLIBC_2\.(\d+)", library)]
     if not platform.startswith("linux_") or not minors:
         return platform
     return platform.replace("linux", f"manylinux_2_{max(17, *minors)}", 1)

@@ -1,6 +1,7 @@
-"""Engraft: optimized engine segments grafted into the graphs of ONNX Runtime.
+"""Engraft: optimized engine segments grafted into the graphs of ONNX Runtime and TensorFlow.
 
 `engraft.onnxruntime` registers Engraft with ONNX Runtime; `python -m engraft app.py` runs a program with it.
+`engraft.tensorflow` converts TensorFlow's models, and rewrites graphs as they run.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -1,4 +1,7 @@
-"""Runs an unmodified program with Engraft: `python -m engraft [--option key=value] app.py arguments...`."""
+"""Runs an unmodified program with Engraft: `python -m engraft [--option key=value] app.py arguments...`.
+
+`python -m engraft convert saved_model_in saved_model_out` converts a model of TensorFlow instead.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["convert"] and not os.path.exists("convert"):
+        from engraft.tensorflow import _command
+
+        _command.main(sys.argv[2:])
+        return
     parser = _parser()
     arguments = parser.parse_args()
     options = {}

@@ -12,7 +12,7 @@ operator types) and mappings (of input names to shapes) are understood.
 
 from engraft.onnxruntime._enable import EngraftWarning, disable, enable
 from engraft.onnxruntime._library import get_ep_name, get_ep_names, get_library_path
-from engraft.onnxruntime._options import OptionError
+from engraft._options import OptionError
 from engraft.onnxruntime._provider import UnavailableError, add_to, register
 
 __all__ = [

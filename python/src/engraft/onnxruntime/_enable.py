@@ -16,7 +16,7 @@ from typing import Any
 from engraft import _inherit
 from engraft.onnxruntime import _provider
 from engraft.onnxruntime._library import get_ep_name
-from engraft.onnxruntime._options import OptionError, to_strings
+from engraft._options import OptionError, to_strings
 
 _HOST_PROVIDERS = {"CPUExecutionProvider", "AzureExecutionProvider"}
 """What every CPU build of ONNX Runtime lists: asking for these is asking for no accelerator."""

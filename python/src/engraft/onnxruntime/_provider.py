@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from engraft.onnxruntime._library import get_ep_name, get_library_path
-from engraft.onnxruntime._options import to_strings
+from engraft._options import to_strings
 
 if TYPE_CHECKING:
     import onnxruntime

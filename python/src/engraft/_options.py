@@ -1,4 +1,4 @@
-"""Options in Python's types, turned into the strings that the execution provider takes."""
+"""Options in Python's types, turned into the strings that Engraft takes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,196 @@
+"""SavedModel signatures as frozen graphs, and such graphs as signatures again."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from engraft.tensorflow._library import OPERATOR
+
+_WRITES = ("Assign", "ResourceApply", "ResourceScatter", "ResourceSparseApply", "ResourceStridedSliceAssign")
+"""How the names of operators begin that write variables."""
+
+
+class FreezeError(RuntimeError):
+    """Why a signature has to stay as it is."""
+
+
+@dataclass
+class Frozen:
+    """A signature whose variables have become constants."""
+
+    graph: bytes
+    """A serialized GraphDef."""
+    feeds: list[str]
+    """Tensors of the arguments, then of what could not be frozen, such as the handles of tables."""
+    fetches: list[str]
+    captures: list[Any]
+    """Values of the feeds that are no arguments."""
+
+
+def export(model: Any, directory: str) -> None:
+    """Writes a Keras model, a `tf.function` with an input signature or a concrete function as a SavedModel."""
+    import tensorflow as tf
+
+    if isinstance(model, tf.types.experimental.ConcreteFunction):
+        function = model
+    elif isinstance(model, tf.types.experimental.PolymorphicFunction):
+        function = model.get_concrete_function()
+    elif hasattr(model, "export"):
+        model.export(directory, verbose=False)
+        return
+    else:
+        tf.saved_model.save(model, directory)
+        return
+    names = list(function._arg_keywords)
+    keys = _output_keys(function)
+
+    def named(**arguments: Any) -> dict[str, Any]:
+        outputs = tf.nest.flatten(function(*(arguments[name] for name in names)))
+        return dict(zip(keys, outputs, strict=True))
+
+    arguments = list(tf.nest.flatten(function.structured_input_signature))
+    specs = {name: tf.TensorSpec(s.shape, s.dtype, name) for name, s in zip(names, arguments, strict=True)}
+    module = tf.Module()
+    module.function = tf.function(named, autograph=False)
+    module.kept = [model, *function.variables]
+    tf.saved_model.save(module, directory, signatures=module.function.get_concrete_function(**specs))
+
+
+def _output_keys(function: Any) -> list[str]:
+    outputs = function.structured_outputs
+    if isinstance(outputs, dict) and len(outputs) == len(function.outputs):
+        return sorted(outputs)
+    return [f"output_{index}" for index in range(len(function.outputs))]
+
+
+def freeze(function: Any) -> Frozen:
+    """Freezes a signature, calls of functions replaced by their bodies and constants folded. Raises `FreezeError`."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    definition = function.graph.as_graph_def()
+    if writing := sorted({node.op for node in _nodes(definition) if node.op.startswith(_WRITES)}):
+        raise FreezeError(f"it writes variables ({', '.join(writing)})")
+    if function.function_def.attr["_XlaMustCompile"].b:
+        raise FreezeError("it is compiled by XLA (jit_compile=True), which has no operators of others")
+    try:
+        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
+    except Exception as error:
+        raise FreezeError(f"its variables cannot be frozen: {error}") from error
+    arguments = {tensor.name for tensor in function.inputs[: len(function._arg_keywords)]}
+    captured = {tensor.name: value for value, tensor in function.graph.captures}
+    captures = []
+    for tensor in frozen.inputs:
+        if tensor.name not in arguments:
+            if tensor.name not in captured:
+                raise FreezeError(f"nothing is known of its input {tensor.name}")
+            captures.append(captured[tensor.name])
+    return Frozen(
+        graph=_fold(frozen),
+        feeds=[tensor.name for tensor in frozen.inputs],
+        fetches=[tensor.name for tensor in frozen.outputs],
+        captures=captures,
+    )
+
+
+def _nodes(definition: Any) -> Any:
+    yield from definition.node
+    for function in definition.library.function:
+        yield from function.node_def
+
+
+def _fold(function: Any) -> bytes:
+    """The function's graph with constants folded and what is not needed gone.
+
+    Only these two optimizers: others move nodes past each other so that segments fall apart.
+    """
+    from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, rewriter_config_pb2
+    from tensorflow.python.grappler import tf_optimizer
+    from tensorflow.python.training import saver
+
+    meta_graph = saver.export_meta_graph(graph_def=function.graph.as_graph_def(), graph=function.graph)
+    ends = meta_graph_pb2.CollectionDef()
+    for tensor in [*function.inputs, *function.outputs]:
+        ends.node_list.value.append(tensor.name)
+    meta_graph.collection_def["train_op"].CopyFrom(ends)
+    config = config_pb2.ConfigProto()
+    rewrite = config.graph_options.rewrite_options
+    rewrite.optimizers.extend(["constfold", "dependency"])
+    rewrite.min_graph_nodes = -1
+    rewrite.meta_optimizer_iterations = rewriter_config_pb2.RewriterConfig.TWO
+    rewrite.use_plugin_optimizers = rewriter_config_pb2.RewriterConfig.OFF
+    return bytes(tf_optimizer.OptimizeGraph(config, meta_graph).SerializeToString())
+
+
+def without_builds(graph: bytes) -> bytes:
+    """The graph, whose segments must not build engines at run time."""
+    from tensorflow.core.framework import graph_pb2
+
+    definition = graph_pb2.GraphDef.FromString(graph)
+    for node in _nodes(definition):
+        if node.op == OPERATOR:
+            node.attr["allow_build"].b = False
+    return bytes(definition.SerializeToString())
+
+
+def signature(original: Any, frozen: Frozen, graph: bytes, loaded: Any) -> tuple[Any, list[Any]]:
+    """A concrete function with the arguments and results of `original` that runs `graph`, and what has to be kept with it."""
+    import tensorflow as tf
+    from tensorflow.core.framework import graph_pb2
+    from tensorflow.python.eager import wrap_function
+
+    definition = graph_pb2.GraphDef.FromString(graph)
+    _rename_functions(definition)
+    run = wrap_function.function_from_graph_def(definition, frozen.feeds, frozen.fetches)
+    # Arguments keep their tensors' names; freezing drops captures alone.
+    names = dict(zip((tensor.name for tensor in original.inputs), original._arg_keywords, strict=False))
+    keys = sorted(original.structured_outputs)
+    shapes = {key: original.structured_outputs[key].shape for key in keys}
+
+    def body(**arguments: Any) -> dict[str, Any]:
+        captures = iter(frozen.captures)
+        feeds = [arguments[names[feed]] if feed in names else next(captures) for feed in frozen.feeds]
+        results = run(*feeds)
+        results = results if isinstance(results, (list, tuple)) else [results]
+        for key, result in zip(keys, results, strict=True):
+            result.set_shape(shapes[key])
+        return dict(zip(keys, results, strict=True))
+
+    specs = original.structured_input_signature[1]
+    specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()}
+    function = tf.function(body, autograph=False)
+    return function.get_concrete_function(**specs), [function, *_resources(loaded, frozen.captures)]
+
+
+def _rename_functions(definition: Any) -> None:
+    """Gives new names to functions that the process knows with other bodies: theirs are still used."""
+    from tensorflow.python.eager import context
+
+    known = context.context()
+    taken = {function.signature.name for function in definition.library.function}
+    renamed: dict[str, str] = {}
+    for function in definition.library.function:
+        name = function.signature.name
+        if known.has_function(name) and known.get_function_def(name) != function:
+            new = next(new for n in itertools.count() if not known.has_function(new := f"{name}_{n}") and new not in taken)
+            taken.add(new)
+            renamed[name] = function.signature.name = new
+    if not renamed:
+        return
+    for node in _nodes(definition):
+        node.op = renamed.get(node.op, node.op)
+        for value in node.attr.values():
+            for function in [value.func] if value.HasField("func") else value.list.func:
+                function.name = renamed.get(function.name, function.name)
+
+
+def _resources(loaded: Any, captures: list[Any]) -> list[Any]:
+    """The objects of a loaded model, variables apart, that the captured values belong to."""
+    if not captures:
+        return []
+    import tensorflow as tf
+    from tensorflow.python.trackable import asset, resource
+
+    kinds = (resource.CapturableResource, asset.Asset)
+    return [item for item in tf.train.TrackableView(loaded).descendants() if isinstance(item, kinds)]
