@@ -12,11 +12,14 @@ use crate::workspace::Workspace;
 
 pub const REQUIREMENTS: &str = "tests/requirements.txt";
 
-const STAGES: [&str; 5] = ["rust", "wheel", "python", "hosts", "models"];
+const STAGES: [&str; 6] = ["rust", "wheel", "python", "hosts", "tensorflow", "models"];
 
-/// Other surroundings that the wheel is tested in: an ONNX Runtime, a provider beside ours, packages that use ONNX Runtime.
+/// Other surroundings that the wheel is tested in: an ONNX Runtime, a provider beside ours, packages that use ONNX Runtime, a
+/// TensorFlow.
 struct Host {
     name: &'static str,
+    /// The one of [`STAGES`] that it is part of.
+    stage: &'static str,
     requirements: &'static str,
     /// The newest Python 3 that its packages have wheels for.
     newest_python: u32,
@@ -47,36 +50,55 @@ const CORE: &[&str] = &[
 /// ONNX's backend test suite.
 const CONFORMANCE: &[&str] = &["conformance/test_conformance.py"];
 
-const HOSTS: [Host; 5] = [
+const HOSTS: [Host; 7] = [
     Host {
         name: "onnxruntime 1.18.0",
+        stage: "hosts",
         requirements: "tests/hosts/onnxruntime-1.18.0.txt",
         newest_python: 12,
         tests: &[&["custom_op"]],
     },
     Host {
         name: "onnxruntime 1.24.1",
+        stage: "hosts",
         requirements: "tests/hosts/onnxruntime-1.24.1.txt",
         newest_python: 14,
         tests: &[CORE, CONFORMANCE],
     },
     Host {
         name: "onnxruntime 1.28.0",
+        stage: "hosts",
         requirements: "tests/hosts/onnxruntime-1.28.0.txt",
         newest_python: 14,
         tests: &[CORE],
     },
     Host {
         name: "beside OpenVINO",
+        stage: "hosts",
         requirements: "tests/hosts/openvino.txt",
         newest_python: 14,
         tests: &[&["providers"]],
     },
     Host {
         name: "packages",
+        stage: "hosts",
         requirements: "tests/hosts/packages.txt",
         newest_python: 14,
         tests: &[&["packages"]],
+    },
+    Host {
+        name: "tensorflow 2.18.1",
+        stage: "tensorflow",
+        requirements: "tests/hosts/tensorflow-2.18.1.txt",
+        newest_python: 12,
+        tests: &[&["tensorflow"]],
+    },
+    Host {
+        name: "tensorflow 2.21.0",
+        stage: "tensorflow",
+        requirements: "tests/hosts/tensorflow-2.21.0.txt",
+        newest_python: 13,
+        tests: &[&["tensorflow"]],
     },
 ];
 
@@ -86,11 +108,12 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
     }
     let wanted = |stage: &str| arguments.is_empty() || arguments.iter().any(|a| a == stage);
     // What runs Python needs the wheel of this tree.
-    let needs_wheel = ["wheel", "python", "hosts", "models"].into_iter().any(wanted);
+    let needs_wheel = STAGES.into_iter().filter(|stage| *stage != "rust").any(wanted);
+    let hosts = || HOSTS.iter().filter(|host| wanted(host.stage));
     let planned = usize::from(wanted("rust"))
         + usize::from(needs_wheel)
         + usize::from(wanted("python"))
-        + if wanted("hosts") { HOSTS.len() } else { 0 }
+        + hosts().count()
         + usize::from(wanted("models"));
 
     let mut stages = Stages::new(planned);
@@ -115,10 +138,8 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
                 pytest(workspace, &prepared()?.0, &python_tests(workspace)?)
             });
         }
-        if wanted("hosts") {
-            for host in &HOSTS {
-                stages.run(host.name, || test_host(workspace, host, &prepared()?.1));
-            }
+        for host in hosts() {
+            stages.run(host.name, || test_host(workspace, host, &prepared()?.1));
         }
         if wanted("models") {
             stages.run("zoo models", || models::check_with(workspace, &prepared()?.0, &[]));
