@@ -61,9 +61,10 @@ pub struct Build {
 
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// An ONNX file.
+    /// An ONNX file, a frozen graph of TensorFlow, or the folder of a SavedModel.
     pub model: PathBuf,
-    /// The ONNX file to write. Sessions need Engraft's library for it (`register_custom_ops_library`).
+    /// What is written. ONNX Runtime needs Engraft's library for it (`register_custom_ops_library`), TensorFlow the package
+    /// (`import engraft.tensorflow`).
     pub output: PathBuf,
     #[command(flatten)]
     pub options: OptionArguments,

@@ -45,6 +45,10 @@ pub enum CliError {
     #[error("cannot {action} {}", path.display())]
     File { action: &'static str, path: PathBuf, source: std::io::Error },
 
+    /// The Python package that does it did not.
+    #[error("`{python} -m engraft` failed: {reason}")]
+    Python { python: String, reason: String },
+
     /// Outputs are not those of the reference.
     #[error("{0}")]
     Mismatch(String),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -294,8 +295,14 @@ def test_strictness_and_reports(saved: str, tmp_path: Path) -> None:
         Converter(saved, min_accelerated_flops=0.9, op_types_to_exclude=["tf:Conv2D"]).convert()
 
 
-def test_the_command(saved: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "engraft", "convert", saved, str(tmp_path / "converted")]
+COMMANDS = [[sys.executable, "-m", "engraft"], *([[os.environ["ENGRAFT_CLI"]]] if "ENGRAFT_CLI" in os.environ else [])]
+"""The wheel's command, and `engraft`, which hands SavedModels over to it."""
+
+
+@pytest.mark.parametrize("program", COMMANDS, ids=lambda program: Path(program[0]).name)
+def test_the_command(program: list[str], saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGRAFT_PYTHON", sys.executable)
+    command = [*program, "convert", saved, str(tmp_path / "converted")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "signature serving_default: " in done.stdout, done.stderr
     x = tf.constant(images(2))

@@ -107,6 +107,22 @@ def test_training_is_as_without(enabled: Enable, optimizer: str) -> None:
 
 
 @pytest.mark.usefixtures("maximal")
+def test_what_writes_other_variables_is_taken(counted: Counted) -> None:
+    """Metrics are variables, too: evaluation writes them."""
+    model = perceptron()
+    model.compile("sgd", "mse", metrics=["mae"])
+    x, y = sample(64), np.random.rand(64, 8).astype(np.float32)
+    for _ in range(2):
+        results = model.evaluate(x, y, verbose=0, return_dict=True)
+        error = by_hand(model, x).astype(np.float64) - y
+        np.testing.assert_allclose(results["mae"], np.abs(error).mean(), rtol=1e-4)
+        np.testing.assert_allclose(results["loss"], (error**2).mean(), rtol=1e-4)
+        model.set_weights([w * 1.5 for w in model.get_weights()])
+    counts = counted()
+    assert counts["engine"] > 0 and counts["native"] == 0
+
+
+@pytest.mark.usefixtures("maximal")
 def test_gradients_are_those_of_the_original_nodes() -> None:
     weights = tf.Variable(np.random.randn(32, 4).astype(np.float32))
     x = tf.constant(sample(6))

@@ -148,6 +148,25 @@ def test_many_threads_at_once(segment: bytes) -> None:
     assert not failures, failures[0]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_follow_tensorflows_setting(segment: bytes, fresh: Callable[..., str], tmp_path: Any, threads: int) -> None:
+    (tmp_path / "segment").write_bytes(segment)
+    printed = fresh(
+        f"""
+        import pathlib, tensorflow as tf
+        tf.config.threading.set_intra_op_parallelism_threads({threads})
+        import engraft.tensorflow
+        operators = tf.load_op_library(engraft.tensorflow.get_library_path())
+        segment = pathlib.Path({str(tmp_path / "segment")!r}).read_bytes()
+        operators.engraft_segment(inputs=[tf.ones([2, 6])], Tout=[tf.float32], segment=segment)
+        names = [task.joinpath("comm").read_text() for task in pathlib.Path("/proc/self/task").iterdir()]
+        print("own threads:", sum(name.startswith("engraft-") for name in names))
+        """
+    )
+    # The calling thread is one of them.
+    assert f"own threads: {threads - 1}" in printed
+
+
 def test_engines_that_must_not_be_built_are_not(segment: bytes, fresh: Callable[..., str], tmp_path: Any) -> None:
     (tmp_path / "segment").write_bytes(segment)
 

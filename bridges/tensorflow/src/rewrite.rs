@@ -1,7 +1,7 @@
 //! What the optimizer does with one graph: it decides whether to touch it, has segments replaced, and marks their inputs that
 //! are variables.
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::CString,
     ptr::null_mut,
 };
@@ -45,7 +45,7 @@ pub struct Rewritten {
     pub segments: usize,
 }
 
-/// Beginnings of the names of operators that write variables: a graph with one of them trains, or sets weights.
+/// Beginnings of the names of operators that write variables.
 const WRITERS: [&str; 5] =
     ["Assign", "ResourceApply", "ResourceScatter", "ResourceSparseApply", "ResourceStridedSliceAssign"];
 
@@ -63,11 +63,7 @@ pub fn rewrite(
         |error: &dyn std::fmt::Display| Error::Read(format!("the graph cannot be read: {error}"));
     let bytes = Bytes::copy_from_slice(graph);
     let nodes = Nodes::decode(bytes.clone()).map_err(|error| unreadable(&error))?.node;
-    let leave = |node: &NodeDef| {
-        node.op == op::NAME
-            || WRITERS.iter().any(|writer| node.op.starts_with(writer))
-            || node.attr.contains_key(NATIVE_MARK)
-    };
+    let leave = |node: &NodeDef| node.op == op::NAME || node.attr.contains_key(NATIVE_MARK);
     let heavy = |node: &NodeDef| HEAVY.iter().any(|part| node.op.contains(part));
     let worth_a_look = session.options().policy() == PartitionPolicy::Maximal || nodes.iter().any(heavy);
     if nodes.iter().any(leave) || !worth_a_look {
@@ -80,19 +76,34 @@ pub fn rewrite(
     if made.segments == 0 {
         return Ok(None);
     }
-    Ok(Some(Rewritten { graph: finished(&made.graph)?, segments: made.segments }))
+    let graph = finished(&made.graph, &written(&nodes))?;
+    Ok(graph.map(|graph| Rewritten { graph, segments: made.segments }))
+}
+
+/// The variables that a graph writes, by the nodes of their handles.
+fn written(nodes: &[NodeDef]) -> HashSet<&str> {
+    let producers = producers(nodes);
+    let writers = nodes.iter().filter(|node| WRITERS.iter().any(|writer| node.op.starts_with(writer)));
+    // Optimizers take several variables; their inputs of other kinds do no harm.
+    let inputs = writers.flat_map(|node| &node.input);
+    inputs.filter_map(|input| origin(&producers, input)).map(|node| &node.name[..]).collect()
+}
+
+fn producers(nodes: &[NodeDef]) -> HashMap<&str, &NodeDef> {
+    nodes.iter().map(|node| (&node.name[..], node)).collect()
 }
 
 /// Writes into each segment's node which of its inputs are variables, and the functions of its original nodes: TensorFlow takes
-/// no functions from optimizers.
-fn finished(graph: &Bytes) -> Result<Vec<u8>> {
+/// no functions from optimizers. `None`: a segment reads variables that the graph writes, as in training, so that they would
+/// have to be packed at every run.
+fn finished(graph: &Bytes, written: &HashSet<&str>) -> Result<Option<Vec<u8>>> {
     let unreadable =
         |error: prost::DecodeError| Error::Read(format!("the new graph cannot be read: {error}"));
     let nodes = Nodes::decode(graph.clone()).map_err(unreadable)?.node;
     let fields = wire::fields(graph).map_err(unreadable)?;
     let library =
         fields.iter().find(|field| field.number == LIBRARY).map_or_else(Bytes::new, |f| f.content.clone());
-    let producers: HashMap<&str, &NodeDef> = nodes.iter().map(|node| (&node.name[..], node)).collect();
+    let producers = producers(&nodes);
     let mut made = Vec::with_capacity(graph.len());
     let mut each = nodes.iter();
     for field in fields {
@@ -105,34 +116,41 @@ fn finished(graph: &Bytes) -> Result<Vec<u8>> {
                     let functions = native::closure(library.clone(), &name)?.encode_to_vec();
                     set("native_library", Attr::S(functions.into()));
                 }
-                let weights =
-                    node.input.iter().enumerate().filter(|(_, input)| is_variable(&producers, input));
-                let weights = weights.map(|(index, _)| index as i64).collect();
+                let mut weights = Vec::new();
+                for (index, input) in node.input.iter().enumerate() {
+                    let Some(variable) = variable(&producers, input) else { continue };
+                    if written.contains(variable) {
+                        return Ok(None);
+                    }
+                    weights.push(index as i64);
+                }
                 set("weights", Attr::List(ListValue { i: weights, ..ListValue::default() }));
                 wire::append(&mut made, NODE, &node.encode_to_vec());
             }
             _ => made.extend_from_slice(&field.whole),
         }
     }
-    Ok(made)
+    Ok(Some(made))
 }
 
-/// Whether a tensor is the value of a variable.
-fn is_variable(producers: &HashMap<&str, &NodeDef>, tensor: &str) -> bool {
-    let mut tensor = tensor;
+/// The node of the handle of the variable whose value a tensor is.
+fn variable<'a>(producers: &HashMap<&str, &'a NodeDef>, tensor: &str) -> Option<&'a str> {
+    let read = origin(producers, tensor).filter(|node| node.op == "ReadVariableOp")?;
+    origin(producers, read.input.first()?).map(|node| &node.name[..])
+}
+
+/// The node that a tensor comes from, behind identities.
+fn origin<'a>(producers: &HashMap<&str, &'a NodeDef>, tensor: &str) -> Option<&'a NodeDef> {
+    let producer = |tensor: &str| producers.get(tensor.split(':').next()?).copied();
+    let mut node = producer(tensor)?;
     // Each step goes to another node, unless the graph is a loop of identities.
     for _ in 0..producers.len() {
-        let name = tensor.split(':').next().unwrap_or(tensor);
-        match producers.get(name) {
-            Some(node) if node.op == "ReadVariableOp" => return true,
-            Some(node) if node.op == "Identity" => match node.input.first() {
-                Some(input) => tensor = input,
-                None => return false,
-            },
-            _ => return false,
+        if node.op != "Identity" {
+            return Some(node);
         }
+        node = producer(node.input.first()?)?;
     }
-    false
+    None
 }
 
 /// TensorFlow's own inference of a graph's types and shapes.

@@ -17,8 +17,8 @@ def enable(**options: Any) -> bool:
     """Lets later calls of `tf.function`s, Keras models and loaded SavedModels run on Engraft where it pays.
 
     Functions that were traced before, but not called yet, are included; such as have been called keep what they have.
-    Weights that are variables are packed when they are first used, and again when they have changed. Graphs that write
-    variables, as training does, are left alone, and so is what runs eagerly.
+    Weights that are variables are packed when they are first used, and again when they have changed. Graphs that write such
+    weights, as training does, are left alone, and so is what runs eagerly.
 
     Options that Engraft does not take raise `OptionError`. Where Engraft cannot be used, an `EngraftWarning` says why, and the
     result is False.
