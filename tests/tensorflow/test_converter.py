@@ -295,6 +295,40 @@ def test_strictness_and_reports(saved: str, tmp_path: Path) -> None:
         Converter(saved, min_accelerated_flops=0.9, op_types_to_exclude=["tf:Conv2D"]).convert()
 
 
+@pytest.mark.parametrize("build", [True, False], ids=["engine", "native"])
+def test_large_segments_are_assets(tmp_path: Path, fresh: Callable[..., str], build: bool) -> None:
+    """The model may be moved, is small without its assets, and carries its original nodes there as well."""
+    inputs = keras.Input((256,), name="x")
+    hidden = keras.layers.Dense(1024, activation="relu")(inputs)
+    model = randomize(keras.Model(inputs, {"y": keras.layers.Dense(300)(hidden)}))
+    converter = Converter(model=model, allow_build_at_runtime=build)
+    converted = converter.convert()
+    x = np.random.randn(5, 256).astype(np.float32)
+    reference = {name: value.numpy() for name, value in model(x).items()}
+    if build:
+        assert_same(reference, converted(x=tf.constant(x)))
+    converter.save(tmp_path / "converted")
+    moved = (tmp_path / "converted").rename(tmp_path / "moved")
+    # One file for the signatures of equal content.
+    (asset,) = (moved / "assets").iterdir()
+    assert asset.stat().st_size > 2 << 20 and (moved / "saved_model.pb").stat().st_size < 1 << 20
+    np.save(tmp_path / "x.npy", x)
+    printed = fresh(
+        f"""
+        import numpy as np, tensorflow as tf, engraft.tensorflow
+        from engraft.tensorflow import _library
+        model = tf.saved_model.load({str(moved)!r})
+        for _ in range(2):
+            results = model.signatures["serving_default"](x=tf.constant(np.load({str(tmp_path / "x.npy")!r})))
+        np.savez({str(tmp_path / "y.npz")!r}, **{{name: value.numpy() for name, value in results.items()}})
+        print(_library.counts())
+        """,
+        ENGRAFT_CACHE_DIR=str(tmp_path / "cache"),
+    )
+    assert ("'engine': 2, 'native': 0" if build else "'engine': 0, 'native': 2") in printed
+    assert_same(reference, np.load(tmp_path / "y.npz"))
+
+
 COMMANDS = [[sys.executable, "-m", "engraft"], *([[os.environ["ENGRAFT_CLI"]]] if "ENGRAFT_CLI" in os.environ else [])]
 """The wheel's command, and `engraft`, which hands SavedModels over to it."""
 

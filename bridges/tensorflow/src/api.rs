@@ -204,6 +204,29 @@ impl Tensor {
         unsafe { (tf().TF_TensorByteSize)(self.0) }
     }
 
+    /// The first element of a tensor of texts.
+    pub fn text(&self) -> Option<&[u8]> {
+        if self.element() != TF_STRING || self.byte_size() < size_of::<TF_TString_Large>() {
+            return None;
+        }
+        let text = self.data();
+        // SAFETY: the first element of the tensor, which holds it and what it points to. The kind, in the lowest two bits, says
+        // which of the header's layouts it has; sizes stand above the kind.
+        unsafe {
+            let (kind, large) = (*text & 3, &*text.cast::<TF_TString_Large>());
+            let (start, size) = match kind {
+                0 => (text.add(1).cast_const(), usize::from(*text >> 2)),
+                1 => (large.ptr.cast_const().cast(), large.size >> 2),
+                2 => {
+                    let offset = &*text.cast::<TF_TString_Offset>();
+                    (text.add(offset.offset as usize).cast_const(), (offset.size >> 2) as usize)
+                }
+                _ => ((*text.cast::<TF_TString_View>()).ptr.cast(), large.size >> 2),
+            };
+            Some(std::slice::from_raw_parts(start, size))
+        }
+    }
+
     /// Null for some tensors without elements.
     pub fn data(&self) -> *mut u8 {
         // SAFETY: alive.

@@ -4,7 +4,9 @@
 //! The engine is fetched at the first call, which is also when the number of threads is known. Where there is none, or where it
 //! refuses a call, the original nodes run (`native`), and the log says why, once.
 use std::{
-    ffi::c_void,
+    ffi::{OsStr, c_void},
+    os::unix::ffi::OsStrExt,
+    path::Path,
     ptr::null_mut,
     sync::{
         Arc, OnceLock,
@@ -12,6 +14,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use engraft::{DType, OutputAllocator, TensorRef, Workers as _, engine::pool::Pool};
 use smallvec::SmallVec;
 
@@ -60,7 +63,7 @@ impl Kernel {
         let node =
             unsafe { Buffer::own((tf().TF_OpKernelConstruction_GetNodeDef)(construction, status.pointer())) };
         status.check()?;
-        let node = Node::read(node.bytes())?;
+        let node = Node::read(Bytes::copy_from_slice(node.bytes()))?;
         Ok(Self { node, body: OnceLock::new(), native: OnceLock::new(), told: AtomicBool::new(false) })
     }
 
@@ -70,7 +73,7 @@ impl Kernel {
         for index in 0..context.inputs() {
             inputs.push(context.input(index, &status)?);
         }
-        let body = self.body.get_or_init(|| self.body(context));
+        let body = self.body.get_or_init(|| self.body(context, &inputs));
         let mut outputs = Outputs { context, status: &status, made: SmallVec::new(), failure: None };
         let reason = match body {
             Body::Native(reason) => reason.clone(),
@@ -81,7 +84,8 @@ impl Kernel {
             },
             Body::Bound { bound, pool } => {
                 let hold = |index| context.input(index, &status);
-                let ready = bound.engine(&inputs, hold, |weights, keep| self.fetch(pool, weights, keep));
+                let ready =
+                    bound.engine(&inputs, hold, |weights, keep| self.fetch(&self.node, pool, weights, keep));
                 match ready.map(|ready| execute(&ready, pool, &inputs, &mut outputs)) {
                     Ok(Ok(())) => return Ok(()),
                     Ok(Err(Error::Run(error))) => error.to_string(),
@@ -94,13 +98,13 @@ impl Kernel {
     }
 
     /// Decides how the node is run. The first call waits for it.
-    fn body(&self, context: Context) -> Body {
+    fn body(&self, context: Context, inputs: &[Tensor]) -> Body {
         let threads = threads::of(context);
         let pool = Pool::shared(threads);
         if !self.node.weights.is_empty() {
             return Body::Bound { bound: Bound::new(&self.node.weights), pool };
         }
-        match self.fetch(&pool, Vec::new(), true) {
+        match self.with_content(inputs, |node| self.fetch(node, &pool, Vec::new(), true)) {
             Ok(ready) => {
                 self.node.forget_segment();
                 Body::Fixed { ready, pool }
@@ -109,8 +113,24 @@ impl Kernel {
         }
     }
 
-    fn fetch(&self, pool: &Pool, weights: Vec<(usize, engraft::Tensor)>, keep: bool) -> Result<Arc<Ready>> {
-        let segment = self.node.segment();
+    /// Calls `body` with the node that has the content: this one, or that in the file that an input names.
+    fn with_content<T>(&self, inputs: &[Tensor], body: impl FnOnce(&Node) -> Result<T>) -> Result<T> {
+        let Some(index) = self.node.asset else { return body(&self.node) };
+        let path = inputs.get(index).and_then(Tensor::text);
+        let path = path.ok_or_else(|| Error::contract(format!("input {index} names no file")))?;
+        let path = Path::new(OsStr::from_bytes(path));
+        let unreadable = |error| Error::Read(format!("{} cannot be read: {error}", path.display()));
+        body(&Node::read(std::fs::read(path).map_err(unreadable)?.into())?)
+    }
+
+    fn fetch(
+        &self,
+        node: &Node,
+        pool: &Pool,
+        weights: Vec<(usize, engraft::Tensor)>,
+        keep: bool,
+    ) -> Result<Arc<Ready>> {
+        let segment = node.segment();
         guard(|| {
             engines::fetch(Source {
                 segment: &segment,
@@ -125,9 +145,10 @@ impl Kernel {
     #[cold]
     fn run_natively(&self, reason: &str, inputs: &[Tensor], outputs: Outputs<'_>) -> Result<()> {
         let (context, status) = (outputs.context, outputs.status);
-        let native = self
-            .native
-            .get_or_init(|| Native::new(&self.node, context, status).map_err(|error| error.to_string()));
+        let native = self.native.get_or_init(|| {
+            let made = self.with_content(inputs, |node| Native::new(node, context, status));
+            made.map_err(|error| error.to_string())
+        });
         let native = native.as_ref().map_err(|missing| {
             Error::Read(format!(
                 "it cannot run as an engine ({reason}), nor by TensorFlow's own kernels ({missing})"

@@ -24,13 +24,15 @@ pub struct Node {
     /// The functions, if the graph's library does not hold them.
     pub native_library: Bytes,
     pub allow_build: bool,
+    /// The input that names the file of what is not here.
+    pub asset: Option<usize>,
     segment: Mutex<Bytes>,
 }
 
 impl Node {
     /// Reads a serialized `NodeDef`.
-    pub fn read(bytes: &[u8]) -> Result<Self> {
-        let mut node = NodeDef::decode(Bytes::copy_from_slice(bytes))
+    pub fn read(bytes: Bytes) -> Result<Self> {
+        let mut node = NodeDef::decode(bytes)
             .map_err(|error| Error::Read(format!("the node cannot be read: {error}")))?;
         let mut take = |name: &str| node.attr.remove(name).and_then(|attribute| attribute.value);
         let mut types = |name: &str| match take(name) {
@@ -60,9 +62,23 @@ impl Node {
             return Err(Error::Read(format!("of {} inputs there is none {weights:?}", input_types.len())));
         }
         let allow_build = !matches!(take("allow_build"), Some(Attr::B(false)));
+        let asset = match take("asset") {
+            Some(Attr::I(index)) => usize::try_from(index).ok(),
+            _ => None,
+        };
         let segment = Mutex::new(segment);
         let name = node.name;
-        Ok(Self { name, input_types, output_types, weights, native, native_library, allow_build, segment })
+        Ok(Self {
+            name,
+            input_types,
+            output_types,
+            weights,
+            native,
+            native_library,
+            allow_build,
+            asset,
+            segment,
+        })
     }
 
     /// The segment, as long as nobody has called [`Node::forget_segment`].

@@ -12,7 +12,7 @@ use crate::{
 pub const NAME: &str = engraft::tensorflow::SEGMENT_OP;
 
 /// The attributes. A node takes what a segment reads and gives what it writes; see `engraft::tensorflow` for what they hold.
-const ATTRIBUTES: [&str; 7] = [
+const ATTRIBUTES: [&str; 8] = [
     "Tin: list(type) >= 0",
     "Tout: list(type) >= 1",
     // The network, its weights and options.
@@ -23,6 +23,9 @@ const ATTRIBUTES: [&str; 7] = [
     "native_library: string = ''",
     // Inputs that are variables: packed when they are seen first, and again when they have changed.
     "weights: list(int) >= 0 = []",
+    // The input that names a file, a `NodeDef` with `segment` and `native_library`, where they are too large for a graph; -1: none.
+    // It is the last.
+    "asset: int = -1",
     // Whether the engine may be built at run time; else it has to be in the plan cache.
     "allow_build: bool = true",
 ];

@@ -112,7 +112,7 @@ fn finished(graph: &Bytes, written: &HashSet<&str>) -> Result<Option<Vec<u8>>> {
                 let mut node = node.clone();
                 let mut set =
                     |name: &str, value| node.attr.insert(name.to_owned(), AttrValue { value: Some(value) });
-                if let Some(name) = Node::read(&field.content)?.native {
+                if let Some(name) = Node::read(field.content.clone())?.native {
                     let functions = native::closure(library.clone(), &name)?.encode_to_vec();
                     set("native_library", Attr::S(functions.into()));
                 }

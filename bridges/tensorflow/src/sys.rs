@@ -54,6 +54,30 @@ pub struct TF_Output {
     pub index: c_int,
 }
 
+/// `TF_DataType` of texts, whose elements are one of these structs, or a size of one byte and up to 22 bytes of text.
+pub const TF_STRING: TF_DataType = 7;
+
+#[repr(C)]
+pub struct TF_TString_Large {
+    pub size: usize,
+    pub cap: usize,
+    pub ptr: *mut c_char,
+}
+
+#[repr(C)]
+pub struct TF_TString_Offset {
+    pub size: u32,
+    pub offset: u32,
+    pub count: u32,
+}
+
+/// Without its last member, which the oldest version does not have.
+#[repr(C)]
+pub struct TF_TString_View {
+    pub size: usize,
+    pub ptr: *const c_char,
+}
+
 /// `TF_TriState`, an enum of C: 0 leaves an optimizer as it is.
 pub type TF_TriState = u32;
 

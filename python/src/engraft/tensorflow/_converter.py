@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import tempfile
@@ -82,6 +83,9 @@ class Converter:
         self._allow_build = allow_build_at_runtime
         self._options = to_strings(_precision(precision_mode) | _size(minimum_segment_size) | options)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        # Converted functions read from it; it goes at the end of the process.
+        self._files = tempfile.TemporaryDirectory(prefix="engraft-")
+        atexit.register(self._files.cleanup)
         self._module: Any = None
         self._functions: dict[str, Any] = {}
         self.report = Report()
@@ -181,7 +185,7 @@ class Converter:
         self.report.signatures[key] = report
         if not self._allow_build:
             graph = _freeze.without_builds(graph)
-        self._functions[key], kept = _freeze.signature(original, frozen, graph, loaded)
+        self._functions[key], kept = _freeze.signature(original, frozen, graph, loaded, self._files.name)
         setattr(self._module, f"signature_{len(self.report.signatures)}", kept)
 
     def _check(self) -> None:

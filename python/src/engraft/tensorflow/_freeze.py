@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,10 @@ from engraft.tensorflow._library import OPERATOR
 
 _WRITES = ("Assign", "ResourceApply", "ResourceScatter", "ResourceSparseApply", "ResourceStridedSliceAssign")
 """How the names of operators begin that write variables."""
+
+
+_LARGE = 1 << 20
+"""Bytes of a segment beyond which it is kept in a file."""
 
 
 class FreezeError(RuntimeError):
@@ -134,24 +140,30 @@ def without_builds(graph: bytes) -> bytes:
     return bytes(definition.SerializeToString())
 
 
-def signature(original: Any, frozen: Frozen, graph: bytes, loaded: Any) -> tuple[Any, list[Any]]:
-    """A concrete function with the arguments and results of `original` that runs `graph`, and what has to be kept with it."""
+def signature(original: Any, frozen: Frozen, graph: bytes, loaded: Any, folder: str) -> tuple[Any, list[Any]]:
+    """A concrete function with the arguments and results of `original` that runs `graph`, and what has to be kept with it.
+
+    Large segments go into files in `folder`, which become assets of the model.
+    """
     import tensorflow as tf
     from tensorflow.core.framework import graph_pb2
     from tensorflow.python.eager import wrap_function
 
     definition = graph_pb2.GraphDef.FromString(graph)
+    files = _move_out(definition, folder)
     _rename_functions(definition)
-    run = wrap_function.function_from_graph_def(definition, frozen.feeds, frozen.fetches)
+    assets = [tf.saved_model.Asset(path) for path in files.values()]
+    feeds = [*frozen.feeds, *files]
+    captures = [*frozen.captures, *(asset.asset_path for asset in assets)]
+    run = wrap_function.function_from_graph_def(definition, feeds, frozen.fetches)
     # Arguments keep their tensors' names; freezing drops captures alone.
     names = dict(zip((tensor.name for tensor in original.inputs), original._arg_keywords, strict=False))
     keys = sorted(original.structured_outputs)
     shapes = {key: original.structured_outputs[key].shape for key in keys}
 
     def body(**arguments: Any) -> dict[str, Any]:
-        captures = iter(frozen.captures)
-        feeds = [arguments[names[feed]] if feed in names else next(captures) for feed in frozen.feeds]
-        results = run(*feeds)
+        captured = iter(captures)
+        results = run(*(arguments[names[feed]] if feed in names else next(captured) for feed in feeds))
         results = results if isinstance(results, (list, tuple)) else [results]
         for key, result in zip(keys, results, strict=True):
             result.set_shape(shapes[key])
@@ -160,7 +172,64 @@ def signature(original: Any, frozen: Frozen, graph: bytes, loaded: Any) -> tuple
     specs = original.structured_input_signature[1]
     specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()}
     function = tf.function(body, autograph=False)
-    return function.get_concrete_function(**specs), [function, *_resources(loaded, frozen.captures)]
+    return function.get_concrete_function(**specs), [function, *assets, *_resources(loaded, frozen.captures)]
+
+
+def _move_out(definition: Any, folder: str) -> dict[str, str]:
+    """Moves the content of large segments into files: graphs are copied often, and limited to 2 GB.
+
+    Returns the files by the tensors that have to hold their names.
+    """
+    from tensorflow.core.framework import function_pb2, node_def_pb2, types_pb2
+
+    functions = {function.signature.name: function for function in definition.library.function}
+    files: dict[str, str] = {}
+    moved: set[str] = set()
+    for node in [node for node in definition.node if node.op == OPERATOR]:
+        if len(node.attr["segment"].s) <= _LARGE:
+            continue
+        content = node_def_pb2.NodeDef()
+        content.CopyFrom(node)
+        native = [function.name for function in node.attr["native"].list.func]
+        library = function_pb2.FunctionDefLibrary(function=[functions[name] for name in _closure(functions, native)])
+        content.attr["native_library"].s = library.SerializeToString()
+        data = content.SerializeToString()
+        path = os.path.join(folder, f"{hashlib.blake2b(data, digest_size=12).hexdigest()}.engraft")
+        with open(path, "wb") as file:
+            file.write(data)
+        types = node.attr["Tin"].list.type
+        name = definition.node.add(name=f"{node.name}_asset", op="Placeholder")
+        name.attr["dtype"].type = types_pb2.DT_STRING
+        name.attr["shape"].shape.SetInParent()
+        # Control inputs come last.
+        node.input.insert(len(types), name.name)
+        node.attr["asset"].i = len(types)
+        types.append(types_pb2.DT_STRING)
+        node.attr["segment"].s = b""
+        del node.attr["native"]
+        moved.update(native)
+        files[f"{name.name}:0"] = path
+    kept = [function for function in definition.library.function if function.signature.name not in moved]
+    del definition.library.function[:]
+    definition.library.function.extend(kept)
+    return files
+
+
+def _closure(functions: dict[str, Any], names: list[str]) -> list[str]:
+    """The functions of these names and all that they call."""
+    found: list[str] = []
+    open_names = list(names)
+    while open_names:
+        name = open_names.pop()
+        if name in found or name not in functions:
+            continue
+        found.append(name)
+        for node in functions[name].node_def:
+            open_names.append(node.op)
+            for value in node.attr.values():
+                called = [value.func] if value.HasField("func") else value.list.func
+                open_names.extend(function.name for function in called)
+    return found
 
 
 def _rename_functions(definition: Any) -> None:
