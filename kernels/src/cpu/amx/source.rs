@@ -22,6 +22,8 @@ pub(super) struct Source {
     pub block: usize,
     /// Rows of one unit.
     pub unit: usize,
+    /// Whether tiles run on from one line of pixels into the next, past the border between them.
+    flat: bool,
     image: Image,
 }
 
@@ -44,16 +46,32 @@ pub(super) enum Kind {
     Windows(Geometry),
 }
 
-/// Up to [`ROWS`] rows of one tile: where they start, how many, and the first one's number in the result.
+/// Up to [`ROWS`] rows of one tile: where they start, and how many. [`Source::runs`] tells which rows of the result they are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
     pub at: usize,
     pub rows: usize,
+    /// Number in the result of the tile's first row; of the block's, where lines run into each other.
+    first: usize,
+    /// Pixels from the block's first to the tile's first, where lines run into each other.
+    pixel: usize,
+}
+
+/// Consecutive rows of a tile that are consecutive rows of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// The first one's number in the tile.
+    pub at: usize,
+    pub rows: usize,
+    /// The first one's number in the result.
     pub first: usize,
 }
 
 /// Scratch that a block may take: most of L2 is for it, the rest for panels.
 const BLOCK_BYTES: usize = 1 << 20;
+
+/// Lines of pixels run into each other if that fills tiles better by this factor.
+const FLAT_GAIN: f64 = 1.15;
 
 /// A distance of tile rows that does not map them all to a few cache sets.
 fn spread(bytes: usize) -> usize {
@@ -71,6 +89,7 @@ impl Source {
             stride: 0,
             block: 1,
             unit: 1,
+            flat: false,
             image: Image::default(),
         };
         match kind {
@@ -94,6 +113,10 @@ impl Source {
                 let lines = (BLOCK_BYTES / line).saturating_sub(reach) / g.stride[1] + 1;
                 source.block = lines.min(g.output[1]);
                 let height = (source.block - 1) * g.stride[1] + reach;
+                let alone = source.unit as f64 / (source.unit.div_ceil(ROWS) * ROWS) as f64;
+                source.flat = g.stride[1..] == [1; 2]
+                    && source.block > 1
+                    && source.unit as f64 / width as f64 > FLAT_GAIN * alone;
                 source.image = Image { width, height, pixel };
                 source.taps.clear();
                 for z in 0..g.kernel[0] {
@@ -133,23 +156,56 @@ impl Source {
         }
     }
 
+    /// The part of tiles that is used, where there are many rows.
+    pub fn filled(&self) -> f64 {
+        match self.flat {
+            true => self.unit as f64 / self.image.width as f64,
+            false if self.unit == 1 => 1.0,
+            false => self.unit as f64 / (self.unit.div_ceil(ROWS) * ROWS) as f64,
+        }
+    }
+
+    /// Which rows of the result the rows of a tile are; others are pixels of the border.
+    pub fn runs(&self, segment: &Segment) -> impl Iterator<Item = Run> {
+        let Segment { rows, first, pixel, .. } = *segment;
+        let (width, unit) = (self.image.width, self.unit);
+        let flat = self.flat;
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            if !flat {
+                return (std::mem::replace(&mut at, rows) < rows).then_some(Run { at: 0, rows, first });
+            }
+            let (mut line, mut x) = ((pixel + at) / width, (pixel + at) % width);
+            if x >= unit {
+                at += width - x;
+                (line, x) = (line + 1, 0);
+            }
+            let run = Run { at, rows: (unit - x).min(rows.checked_sub(at)?), first: first + line * unit + x };
+            at += run.rows;
+            (run.rows > 0).then_some(run)
+        })
+    }
+
     /// Calls `to` with the tiles of the rows of a staged block: heights differ by one at most.
     pub fn segments(&self, units: Range<usize>, mut to: impl FnMut(Segment)) {
         let mut cut = |rows: usize, at: usize, first: usize| {
             // An even number of tiles, as two run side by side, if that costs little.
             let mut tiles = rows.div_ceil(ROWS);
-            if tiles % 2 == 1 && rows >= 4 * tiles && matches!(self.kind, Kind::Rows { .. }) {
+            if tiles % 2 == 1 && rows >= 4 * tiles && (self.flat || matches!(self.kind, Kind::Rows { .. })) {
                 tiles += 1;
             }
             for t in 0..tiles {
                 let (start, end) = (rows * t / tiles, rows * (t + 1) / tiles);
-                let at = at + start * self.stride;
-                to(Segment { at, rows: end - start, first: first + start });
+                let (first, pixel) = if self.flat { (first, start) } else { (first + start, 0) };
+                to(Segment { at: at + start * self.stride, rows: end - start, first, pixel });
             }
         };
         match self.kind {
             Kind::Rows { .. } => cut(units.len(), 0, units.start),
             Kind::Windows(_) => cut(units.len() * self.unit, 0, units.start * self.unit),
+            Kind::Image(_) if self.flat => {
+                cut((units.len() - 1) * self.image.width + self.unit, 0, units.start * self.unit);
+            }
             Kind::Image(g) => {
                 for (i, line) in units.enumerate() {
                     let at = i * g.stride[1] * self.image.width * self.image.pixel;

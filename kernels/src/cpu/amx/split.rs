@@ -8,6 +8,43 @@ const LARGEST: f32 = f32::from_bits(0x7f7f_0000);
 /// The largest bf16 number that added to [`LARGEST`] is finite in `f32`: the rest of `f32::MAX` would round above it.
 const LARGEST_REST: f32 = f32::from_bits(0x7b7f_0000);
 
+/// hi and lo as bits whose lower halves are of no meaning for lo, and zero for hi. Halves round away from zero; a `lo` that is
+/// `exact` takes over whatever hi loses. Infinities and NaN have a `lo` of zero.
+#[inline(always)]
+fn parts<S: Simd>(s: S, x: S::F) -> (S::I, S::I) {
+    let bits = s.bits(x);
+    let size = s.and_i(bits, s.splat_i(i32::MAX));
+    if s.any(s.gt_i(size, s.splat_i(LARGEST.to_bits() as i32))) {
+        return rare_parts(s, x);
+    }
+    let hi = upper(s, bits);
+    (hi, round(s, s.bits(s.sub(x, s.float(hi)))))
+}
+
+/// Rounds to the upper half.
+#[inline(always)]
+fn round<S: Simd>(s: S, bits: S::I) -> S::I {
+    s.add_i(bits, s.splat_i(0x8000))
+}
+
+#[inline(always)]
+fn upper<S: Simd>(s: S, bits: S::I) -> S::I {
+    s.and_i(round(s, bits), s.splat_i(0xffff_0000_u32 as i32))
+}
+
+/// [`parts`] where a lane is beyond the largest bf16 number.
+#[inline(always)]
+fn rare_parts<S: Simd>(s: S, x: S::F) -> (S::I, S::I) {
+    let within = |x: S::F, most: f32| s.min(s.splat(most), s.max(s.splat(-most), x));
+    let finite = s.lt(s.abs(x), s.splat(f32::INFINITY));
+    // The quiet bit keeps NaN what it is.
+    let quiet = s.select_i(s.is_nan(x), s.splat_i(0x40_0000), s.splat_i(0));
+    let kept = s.or_i(s.and_i(s.bits(x), s.splat_i(0xffff_0000_u32 as i32)), quiet);
+    let hi = s.select_i(finite, upper(s, s.bits(within(x, LARGEST))), kept);
+    let rest = within(s.sub(x, s.float(hi)), LARGEST_REST);
+    (hi, s.select_i(finite, round(s, s.bits(rest)), s.splat_i(0)))
+}
+
 /// Splits `n` numbers into `to`, steps of [`STEP`] each, the last one filled up with zeros.
 pub(super) struct SplitRow {
     pub products: Products,
@@ -21,6 +58,7 @@ impl SplitRow {
     /// `n` numbers are readable, and all steps of `to` are writable.
     #[inline(always)]
     pub unsafe fn split<S: Simd>(self, s: S) {
+        let three = self.products == Products::Three;
         let mut k = 0;
         while k < self.n {
             let to = self.to.wrapping_add(k / STEP * self.products.row_bytes()).cast::<u16>();
@@ -29,21 +67,12 @@ impl SplitRow {
                 let m = S::LANES.min(self.n.saturating_sub(k + at));
                 // SAFETY: by the caller's contract; LANES divides STEP.
                 unsafe {
-                    let x = if m == S::LANES {
-                        s.load(self.from.add(k + at))
-                    } else if m > 0 {
-                        s.load_n(self.from.add(k + at), m)
-                    } else {
-                        s.zero()
-                    };
-                    let finite = s.lt(s.abs(x), s.splat(f32::INFINITY));
-                    let inside = s.min(s.splat(LARGEST), s.max(s.splat(-LARGEST), x));
-                    s.store_bf16(to.add(at), s.select(finite, inside, x));
-                    if self.products == Products::Three {
-                        let hi = s.load_bf16(to.add(at));
-                        let rest = s.sub(x, hi);
-                        let rest = s.min(s.splat(LARGEST_REST), s.max(s.splat(-LARGEST_REST), rest));
-                        s.store_bf16(to.add(STEP + at), s.select(finite, rest, s.zero()));
+                    let from = self.from.wrapping_add(k + at);
+                    let x = if m == S::LANES { s.load(from) } else { s.load_n(from, m) };
+                    let (hi, lo) = parts(s, x);
+                    s.store_upper(to.add(at), hi);
+                    if three {
+                        s.store_upper(to.add(STEP + at), lo);
                     }
                 }
                 at += S::LANES;
@@ -51,24 +80,6 @@ impl SplitRow {
             k += STEP;
         }
     }
-}
-
-impl Task for SplitRow {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        // SAFETY: who makes one vouches for its pointers.
-        unsafe { self.split(s) }
-    }
-}
-
-/// hi and lo of one number, as bits.
-pub(super) fn split(x: f32) -> (u16, u16) {
-    let inside = if x.is_finite() { x.clamp(-LARGEST, LARGEST) } else { x };
-    let hi = half::bf16::from_f32(inside);
-    let rest = if x.is_finite() { (x - hi.to_f32()).clamp(-LARGEST_REST, LARGEST_REST) } else { 0.0 };
-    (hi.to_bits(), half::bf16::from_f32(rest).to_bits())
 }
 
 /// Steps that `k` values make.
@@ -86,31 +97,70 @@ pub(super) fn packed_bytes(products: Products, taps: usize, k: usize, n: usize) 
     panels(n) * taps * steps(k) * products.panel_bytes()
 }
 
-/// Packs panel `panel` of a matrix whose element `(tap, k, column)` is `at(tap, k, column)`; what is outside becomes zero.
-///
-/// # Safety
-/// `to` is writable for a panel.
-pub(super) unsafe fn pack_panel(
-    products: Products,
-    (taps, k, n): (usize, usize, usize),
-    panel: usize,
-    at: impl Fn(usize, usize, usize) -> f32,
-    to: *mut u8,
-) {
-    let steps = steps(k);
-    for tap in 0..taps {
-        for step in 0..steps {
-            let block = to.wrapping_add((tap * steps + step) * products.panel_bytes()).cast::<u16>();
-            for row in 0..STEP {
-                for col in 0..COLS {
-                    let (i, j) = (step * STEP + row, panel * COLS + col);
-                    let (hi, lo) = if i < k && j < n { split(at(tap, i, j)) } else { (0, 0) };
-                    let place = col / ROWS * 512 + (row / 2 * ROWS + col % ROWS) * 2 + row % 2;
-                    // SAFETY: by the caller's contract.
+/// Packs panel `panel` of a matrix of `taps * k` rows and `n` columns, whose elements are `row` and `col` apart; each tap
+/// begins a new step, and what is outside becomes zero.
+pub(super) struct PackPanel {
+    pub products: Products,
+    pub from: *const f32,
+    pub row: isize,
+    pub col: isize,
+    pub taps: usize,
+    pub k: usize,
+    pub n: usize,
+    pub panel: usize,
+    pub to: *mut u8,
+}
+
+impl PackPanel {
+    /// `m` elements of row `row` from column `column` on, zeros where the row does not exist.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(&self, s: S, tap: usize, k: usize, column: usize, m: usize) -> S::F {
+        if k >= self.k || m == 0 {
+            return s.zero();
+        }
+        let at = (tap * self.k + k) as isize * self.row + column as isize * self.col;
+        // SAFETY: the row has `m` elements from there on.
+        unsafe {
+            let from = self.from.offset(at);
+            match (self.col, m == S::LANES) {
+                (1, true) => s.load(from),
+                (1, false) => s.load_n(from, m),
+                (_, true) if self.col.unsigned_abs() < 1 << 24 => s.load_strided(from, self.col),
+                _ => {
+                    let mut buffer = [0f32; 16];
+                    for (j, x) in buffer[..m].iter_mut().enumerate() {
+                        *x = *from.offset(j as isize * self.col);
+                    }
+                    s.load(buffer.as_ptr())
+                }
+            }
+        }
+    }
+}
+
+impl Task for PackPanel {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let steps = steps(self.k);
+        let three = self.products == Products::Three;
+        for (tap, step) in (0..self.taps).flat_map(|tap| (0..steps).map(move |step| (tap, step))) {
+            let block = self.to.wrapping_add((tap * steps + step) * self.products.panel_bytes());
+            for pair in 0..STEP / 2 {
+                for j in (0..COLS).step_by(S::LANES) {
+                    let column = self.panel * COLS + j;
+                    let m = S::LANES.min(self.n.saturating_sub(column));
+                    let place = j / ROWS * 1024 + pair * 64 + j % ROWS * 4;
+                    let joined = |even, odd| s.or_i(s.shr_i::<16>(even), s.and_i(odd, s.splat_i(!0xffff)));
+                    // SAFETY: who makes one vouches for the matrix and for room for a panel; LANES divides ROWS.
                     unsafe {
-                        block.add(place).write(hi);
-                        if products == Products::Three {
-                            block.add(1024 + place).write(lo);
+                        let k = step * STEP + 2 * pair;
+                        let even = parts(s, self.load(s, tap, k, column, m));
+                        let odd = parts(s, self.load(s, tap, k + 1, column, m));
+                        s.store_i(block.wrapping_add(place).cast(), joined(even.0, odd.0));
+                        if three {
+                            s.store_i(block.wrapping_add(2048 + place).cast(), joined(even.1, odd.1));
                         }
                     }
                 }

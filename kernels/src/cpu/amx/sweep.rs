@@ -1,9 +1,10 @@
 //! The loops around the tile unit, and what happens to its sums.
 
-use super::source::{Segment, Source, Stage};
+use super::source::{Run, Segment, Source, Stage};
 use super::split::steps;
 use super::tile::{AHEAD, COLS, Products, ROWS, Tiles};
 use crate::Isa;
+use crate::cpu::gemm::micro::{prefetch, prefetch_write};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::Finish;
 use crate::cpu::simd::{Simd, Task, dispatch};
@@ -22,7 +23,8 @@ pub(super) struct TileSweep {
     pub isa: Isa,
 }
 
-/// A tile of rows of the block at hand, and where its rows lie in C and in the residual (null where there is none).
+/// A tile of rows of the block at hand, and where its rows lie in C and in the residual: null where there is no residual, and
+/// for rows that are no rows of the result.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
     pub segment: Segment,
@@ -82,6 +84,7 @@ impl TileSweep {
                     let ahead = next.wrapping_add(self.panel_bytes() / passes * pass);
                     // SAFETY: the segments are those of the staged block; the rest is the caller's contract.
                     unsafe {
+                        claim(pair, panel * COLS);
                         self.multiply(&mut tiles, pair, staged, b, ahead, scratch.cast());
                         self.finish(pair, panel, staged, b, finish, scratch.cast());
                     }
@@ -95,12 +98,13 @@ impl TileSweep {
     /// The segment's rows exist in C and the residual.
     unsafe fn group(&self, segment: Segment, c: *mut f32, finish: &Finish<'_, f32>) -> Group {
         let mut group = Group { segment, c: [std::ptr::null(); ROWS], residual: [std::ptr::null(); ROWS] };
-        // SAFETY: by the caller's contract; a segment has no more rows than a tile.
-        unsafe {
-            self.out.point(c.cast_const(), segment.first, segment.rows, group.c.as_mut_ptr());
-            if !finish.residual.is_null() {
-                let rows = group.residual.as_mut_ptr();
-                self.residual.point(finish.residual, segment.first, segment.rows, rows);
+        for Run { at, rows, first } in self.source.runs(&segment) {
+            // SAFETY: by the caller's contract; a segment has no more rows than a tile.
+            unsafe {
+                self.out.point(c.cast_const(), first, rows, group.c[at..].as_mut_ptr());
+                if !finish.residual.is_null() {
+                    self.residual.point(finish.residual, first, rows, group.residual[at..].as_mut_ptr());
+                }
             }
         }
         group
@@ -161,9 +165,10 @@ impl TileSweep {
         if let Some(post) = finish.post {
             for group in pair {
                 let rows: [*mut f32; ROWS] = group.c.map(|p| p.cast_mut());
-                let Segment { first, rows: count, .. } = group.segment;
-                // SAFETY: the rows are finished in these columns.
-                unsafe { post.apply(&rows[..count], first, col, cols) };
+                for Run { at, rows: count, first } in self.source.runs(&group.segment) {
+                    // SAFETY: the rows are finished in these columns.
+                    unsafe { post.apply(&rows[at..at + count], first, col, cols) };
+                }
             }
         }
     }
@@ -215,6 +220,20 @@ impl TileSweep {
     }
 }
 
+/// Fetches what the sums of a panel will be added to and written to, while they are computed.
+fn claim(pair: &[Group], col: usize) {
+    for group in pair {
+        for i in 0..group.segment.rows {
+            for line in (0..COLS).step_by(16) {
+                prefetch_write(group.c[i].wrapping_add(col + line));
+                if !group.residual[i].is_null() {
+                    prefetch(group.residual[i].wrapping_add(col + line));
+                }
+            }
+        }
+    }
+}
+
 /// `clip(sum + bias + residual)` to C, unless a sum is not finite.
 struct Emit<'a> {
     groups: &'a [Group],
@@ -248,19 +267,21 @@ impl Emit<'_> {
 }
 
 impl Task for Emit<'_> {
-    /// Whether C was written.
+    /// Whether C was written with sums that are finite, as far as that is checked.
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> bool {
-        if self.check && !self.finite(s) {
+        let has_residual = !self.groups[0].residual.iter().all(|p| p.is_null());
+        // A residual may lie in the place of C: then C must be written once only.
+        if self.check && has_residual && !self.finite(s) {
             return false;
         }
+        let mut totals = [s.zero(); 2];
         let (low, high) = self.clip.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let (low, high) = (s.splat(low), s.splat(high));
         for (g, group) in self.groups.iter().enumerate() {
             let sums = self.sums.wrapping_add(g * ROWS * COLS);
-            let has_residual = !group.residual[0].is_null();
             let mut j = 0;
             while j < self.cols {
                 let m = S::LANES.min(self.cols - j);
@@ -270,7 +291,12 @@ impl Task for Emit<'_> {
                     let bias =
                         if self.bias.is_null() { s.zero() } else { f32::load(s, self.bias.add(at), m) };
                     for i in 0..group.segment.rows {
-                        let mut x = s.add(s.load(sums.add(i * COLS + j)), bias);
+                        if group.c[i].is_null() {
+                            continue;
+                        }
+                        let sum = s.load(sums.add(i * COLS + j));
+                        totals[i % 2] = s.add(totals[i % 2], sum);
+                        let mut x = s.add(sum, bias);
                         if has_residual {
                             x = s.add(x, f32::load(s, group.residual[i].add(at), m));
                         }
@@ -282,6 +308,7 @@ impl Task for Emit<'_> {
                 j += S::LANES;
             }
         }
-        true
+        let total = s.add(totals[0], totals[1]);
+        !self.check || has_residual || !s.any(s.is_nan(s.sub(total, total)))
     }
 }

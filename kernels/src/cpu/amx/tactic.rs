@@ -1,7 +1,7 @@
 //! Matrix products and convolutions on the tile unit, as tactics.
 
 use super::source::{Kind, Source};
-use super::split;
+use super::split::{self, PackPanel};
 use super::sweep::{Group, TileSweep};
 use super::tile::{Products, ROWS, Tiles};
 use crate::cpu::conv::geometry::{Geometry, geometry};
@@ -9,6 +9,7 @@ use crate::cpu::gemm::epilogue::{Finisher, dense_rows};
 use crate::cpu::gemm::matmul::{Operand2, batch_dims};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Grid, tasks_for};
+use crate::cpu::simd::dispatch;
 use crate::tactic::Build;
 use crate::{Args, Fit, Kernel, KernelError, Precision, Problem, Reject, Tactic, TensorDesc};
 use engraft_network::{DType, Op, Tensor};
@@ -136,7 +137,7 @@ impl<T: Tiles + 'static> TileTactic<T> {
         let out_rows = dense_rows(&p.outputs[0])?;
         let residual = finisher.residual_rows(out_rows);
         let rows = (units * source.unit * batch * groups) as f64;
-        // Five times as fast as without tiles: tasks are that much larger.
+        // Several times as fast as without tiles: tasks are that much larger.
         let flops = 2.0 * rows * (weights.k * weights.taps * weights.n) as f64 / 4.0;
         let tasks = tasks_for(flops, p.threads);
         let panels = split::panels(weights.n);
@@ -245,22 +246,20 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
         let rows = (kernel.units * source.unit * kernel.batch * kernel.groups) as f64;
         let k = (split::steps(w.k) * super::tile::STEP * w.taps) as f64;
         let n = (split::panels(w.n) * super::tile::COLS) as f64;
+        // Multiply-adds per nanosecond, and nanoseconds to split a value, where two threads share a unit: a faster one
+        // is found by timing.
         let (speed, splitting) = match self.products {
-            Products::Three => (300.0, 0.12),
-            Products::One => (800.0, 0.08),
+            Products::Three => (115.0, 0.1),
+            Products::One => (300.0, 0.08),
         };
-        // The part of a tile's rows that is used.
-        let height = if source.unit == 1 {
-            (kernel.units as f64 / ROWS as f64).min(1.0)
-        } else {
-            source.unit as f64 / (source.unit.div_ceil(ROWS) * ROWS) as f64
-        };
+        let few = (kernel.units as f64 / ROWS as f64).min(1.0);
+        let height = if source.unit == 1 { few } else { source.filled() };
         let work = rows * k * n / (speed * (0.3 + 0.7 * height));
         let bytes = (w.matrices * w.matrix_bytes(self.products)) as f64;
         let traffic = bytes / 15.0;
         let staged = rows * (w.k * if matches!(source.kind, Kind::Windows(_)) { 2 } else { 1 }) as f64;
         let pack = if kernel.dynamic.is_some() { bytes } else { 0.0 };
-        let post = rows * w.n as f64 * (0.1 + kernel.finisher.cost_per_element());
+        let post = rows * w.n as f64 * (0.2 + kernel.finisher.cost_per_element());
         let threads = p.threads.min(kernel.phases.iter().copied().max().unwrap_or(1)).max(1) as f64;
         let cost_ns = 150.0 + (work.max(traffic) + staged * splitting + pack + post) / threads;
         Ok(Fit { cost_ns })
@@ -273,7 +272,7 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
@@ -292,19 +291,20 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
             Op::MatMul(op) => {
                 let desc = TensorDesc::dense(tensor.dtype(), tensor.shape());
                 let b = Operand2::new(&desc, op.trans_b);
-                (b.row as usize, b.col as usize, w.k * w.n)
+                (b.row, b.col, w.k * w.n)
             }
             // Groups stand side by side in each row.
-            _ => (w.matrices * w.n, 1, w.n),
+            _ => ((w.matrices * w.n) as isize, 1, w.n),
         };
         let bytes = w.matrix_bytes(self.products);
         let panel_bytes = bytes / split::panels(w.n).max(1);
         for (i, out) in out.chunks_exact_mut(bytes).enumerate() {
             for (panel, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
-                let at =
-                    |tap: usize, k: usize, j: usize| values[i * matrix + (tap * w.k + k) * row + j * col];
-                // SAFETY: the chunk has a panel's length.
-                unsafe { split::pack_panel(self.products, (w.taps, w.k, w.n), panel, at, out.as_mut_ptr()) };
+                let from = values[i * matrix..].as_ptr();
+                let to = out.as_mut_ptr();
+                let pack =
+                    PackPanel { products: self.products, from, row, col, taps: w.taps, k: w.k, n: w.n, panel, to };
+                dispatch(p.isa, pack);
             }
         }
     }
@@ -330,12 +330,11 @@ impl<T: Tiles> TileKernel<T> {
             let (product, panel) = (i / panels, i % panels);
             // SAFETY: B has a matrix there, and the workspace room for all of them.
             unsafe {
-                let data = args.inputs[1].cast::<f32>().offset(dynamic.offsets.offset(product));
-                let at = |_: usize, k: usize, j: usize| {
-                    *data.offset(k as isize * dynamic.row + j as isize * dynamic.col)
-                };
+                let from = args.inputs[1].cast::<f32>().offset(dynamic.offsets.offset(product));
                 let to = args.workspace.add(i * panel_bytes);
-                split::pack_panel(products, (1, w.k, w.n), panel, at, to);
+                let Dynamic { row, col, .. } = *dynamic;
+                let pack = PackPanel { products, from, row, col, taps: 1, k: w.k, n: w.n, panel, to };
+                dispatch(self.sweep.isa, pack);
             }
         }
     }

@@ -106,8 +106,9 @@ fn opaque<T>(p: *const T) -> *const T {
     p
 }
 
+/// Fetches the line at `p`.
 #[inline(always)]
-fn prefetch<E>(p: *const E) {
+pub fn prefetch<E>(p: *const E) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch of any address is harmless.
     unsafe {
@@ -119,7 +120,7 @@ fn prefetch<E>(p: *const E) {
 
 /// Claims the line at `p` for writing.
 #[inline(always)]
-fn prefetch_write<E>(p: *const E) {
+pub fn prefetch_write<E>(p: *const E) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch of any address is harmless.
     unsafe {

@@ -128,7 +128,14 @@ impl Simd for Avx2 {
             let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
             let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
             let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
-            let high = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+            self.store_upper(p, _mm256_blendv_epi8(rounded, quiet, nan));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_upper(self, p: *mut u16, x: Self::I) {
+        // SAFETY: the caller's.
+        unsafe {
+            let high = _mm256_srli_epi32::<16>(x);
             let packed = _mm256_packus_epi32(high, high);
             let packed = _mm256_permute4x64_epi64::<0b1000>(packed);
             _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));

@@ -115,9 +115,13 @@ impl Simd for Avx512 {
             let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
             let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
-            let high = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(nan, rounded, quiet));
-            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(high));
+            self.store_upper(p, _mm512_mask_blend_epi32(nan, rounded, quiet));
         }
+    }
+    #[inline(always)]
+    unsafe fn store_upper(self, p: *mut u16, x: Self::I) {
+        // SAFETY: the caller's.
+        unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(x))) }
     }
 
     #[inline(always)]

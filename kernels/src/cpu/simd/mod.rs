@@ -114,6 +114,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// As [`Simd::store`].
     unsafe fn store_bf16(self, p: *mut u16, x: Self::F);
+    /// The upper 16 bits of every lane.
+    /// # Safety
+    /// As [`Simd::store`].
+    unsafe fn store_upper(self, p: *mut u16, x: Self::I);
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;

@@ -150,6 +150,13 @@ impl Simd for Portable {
             unsafe { p.add(i).write_unaligned(half::bf16::from_f32(x.0[i]).to_bits()) }
         }
     }
+    #[inline(always)]
+    unsafe fn store_upper(self, p: *mut u16, x: Self::I) {
+        for i in 0..N {
+            // SAFETY: the caller's.
+            unsafe { p.add(i).write_unaligned((x.0[i] as u32 >> 16) as u16) }
+        }
+    }
 
     #[inline(always)]
     unsafe fn load_mask(self, p: *const u8) -> Self::M {
