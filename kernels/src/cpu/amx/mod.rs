@@ -8,8 +8,9 @@
 //! [`source`] writes blocks of rows of the first operand in split form to scratch that stays in L2, [`sweep`] passes
 //! the packed panels of the second operand ([`split`]) by them on a [`tile`] unit, and finishes the sums as matrix
 //! products elsewhere are finished. A sum that is not finite is computed again in `f32`: infinities times a zero `lo` are NaN
-//! on the way.
+//! on the way. [`few`] passes few rows by the same panels with vectors, on any CPU.
 
+mod few;
 mod source;
 mod split;
 mod sweep;
@@ -17,6 +18,7 @@ mod tactic;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod weights;
 
 pub use tactic::tactics;
 pub use tile::detect;

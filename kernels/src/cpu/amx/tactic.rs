@@ -1,9 +1,11 @@
 //! Matrix products and convolutions on the tile unit, as tactics.
 
+use super::few::FewRows;
 use super::source::{Kind, Source};
 use super::split::{self, PackPanel};
 use super::sweep::{Group, TileSweep};
 use super::tile::{Products, ROWS, Tiles};
+use super::weights::{self, FEW_CHANNELS, Weights};
 use crate::cpu::conv::geometry::{Geometry, geometry};
 use crate::cpu::gemm::epilogue::{Finisher, dense_rows};
 use crate::cpu::gemm::matmul::{Operand2, batch_dims};
@@ -12,7 +14,7 @@ use crate::cpu::gemm::sweep::{Grid, tasks_for};
 use crate::cpu::simd::dispatch;
 use crate::tactic::Build;
 use crate::{Args, Fit, Kernel, KernelError, Precision, Problem, Reject, Tactic, TensorDesc};
-use engraft_network::{DType, Op, Tensor};
+use engraft_network::{DType, Op};
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -31,44 +33,8 @@ impl<T> TileTactic<T> {
     }
 }
 
-/// Fewer channels than this are taken window by window.
-const FEW_CHANNELS: usize = 16;
 /// Fewer rows than this leave most of a tile empty.
 const FEWEST_ROWS: usize = 4;
-
-/// Sizes of the second operand: matrices (or groups), taps, values along k, columns.
-#[derive(Clone, Copy, Debug)]
-struct Weights {
-    matrices: usize,
-    taps: usize,
-    k: usize,
-    n: usize,
-}
-
-impl Weights {
-    fn new(p: &Problem<'_>) -> Result<Weights, Reject> {
-        let w = &p.inputs[1].desc;
-        match p.op {
-            Op::MatMul(op) => {
-                let b = Operand2::new(w, op.trans_b);
-                let matrices = w.shape[..w.rank() - 2].iter().product();
-                Ok(Weights { matrices, taps: 1, k: b.rows, n: b.cols })
-            }
-            Op::Conv(op) => {
-                let (channels, outputs) = (w.shape[w.rank() - 2], w.shape[w.rank() - 1]);
-                let taps: usize = w.shape[..w.rank() - 2].iter().product();
-                // Windows of few channels are one run.
-                let (taps, k) = if channels < FEW_CHANNELS { (1, taps * channels) } else { (taps, channels) };
-                Ok(Weights { matrices: op.groups, taps, k, n: outputs / op.groups.max(1) })
-            }
-            _ => Err(Reject::new("neither a matrix product nor a convolution")),
-        }
-    }
-
-    fn matrix_bytes(&self, products: Products) -> usize {
-        split::packed_bytes(products, self.taps, self.k, self.n)
-    }
-}
 
 /// A problem made ready.
 pub(crate) struct TileKernel<T> {
@@ -255,7 +221,7 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
         let few = (kernel.units as f64 / ROWS as f64).min(1.0);
         let height = if source.unit == 1 { few } else { source.filled() };
         let work = rows * k * n / (speed * (0.3 + 0.7 * height));
-        let bytes = (w.matrices * w.matrix_bytes(self.products)) as f64;
+        let bytes = w.bytes(self.products) as f64;
         let traffic = bytes / 15.0;
         let staged = rows * (w.k * if matches!(source.kind, Kind::Windows(_)) { 2 } else { 1 }) as f64;
         let pack = if kernel.dynamic.is_some() { bytes } else { 0.0 };
@@ -280,40 +246,14 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
     }
 
     fn packed_bytes(&self, p: &Problem<'_>, _input: usize) -> usize {
-        Weights::new(p).map_or(0, |w| w.matrices * w.matrix_bytes(self.products))
+        Weights::new(p).map_or(0, |w| w.bytes(self.products))
     }
 
     fn pack(&self, p: &Problem<'_>, input: usize, out: &mut [u8]) {
-        let (Ok(w), Some(tensor)) = (Weights::new(p), p.inputs[input].constant) else { return };
-        assert_eq!(out.len(), self.packed_bytes(p, input), "packed operand of another size");
-        let values = floats(tensor);
-        let (row, col, matrix) = match p.op {
-            Op::MatMul(op) => {
-                let desc = TensorDesc::dense(tensor.dtype(), tensor.shape());
-                let b = Operand2::new(&desc, op.trans_b);
-                (b.row, b.col, w.k * w.n)
-            }
-            // Groups stand side by side in each row.
-            _ => ((w.matrices * w.n) as isize, 1, w.n),
-        };
-        let bytes = w.matrix_bytes(self.products);
-        let panel_bytes = bytes / split::panels(w.n).max(1);
-        for (i, out) in out.chunks_exact_mut(bytes).enumerate() {
-            for (panel, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
-                let from = values[i * matrix..].as_ptr();
-                let to = out.as_mut_ptr();
-                let pack =
-                    PackPanel { products: self.products, from, row, col, taps: w.taps, k: w.k, n: w.n, panel, to };
-                dispatch(p.isa, pack);
-            }
-        }
+        weights::pack(self.products, p, input, out);
     }
 
     crate::tactic::built!();
-}
-
-fn floats(tensor: &Tensor) -> &[f32] {
-    bytemuck::cast_slice(tensor.bytes())
 }
 
 impl<T: Tiles> TileKernel<T> {
@@ -396,6 +336,7 @@ impl<T: Tiles> Kernel for TileKernel<T> {
 
 /// The family's rows of the catalog.
 pub fn tactics() -> &'static [&'static dyn Tactic] {
+    static FEW: FewRows = FewRows;
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     {
         use super::tile::Amx;
@@ -403,9 +344,12 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
             TileTactic::new("tiles.bf16x3.amx", Products::Three, "tiles.bf16x3"),
             TileTactic::new("tiles.bf16.amx", Products::One, "tiles.bf16"),
         ];
-        static ALL: [&dyn Tactic; 2] = [&ROWS[0], &ROWS[1]];
+        static ALL: [&dyn Tactic; 3] = [&ROWS[0], &ROWS[1], &FEW];
         &ALL
     }
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-    &[]
+    {
+        static ALL: [&dyn Tactic; 1] = [&FEW];
+        &ALL
+    }
 }

@@ -52,6 +52,29 @@ proptest! {
     }
 
     #[test]
+    fn few_rows(m in 1usize..12, n in 1usize..70, k in prop_oneof![1usize..40, 1usize..300], batch in 1usize..3,
+                trans_a: bool, trans_b: bool, gap in 0usize..3, which in 0usize..40, bias: bool, threads in 1usize..4,
+                seed: u64) {
+        let mut r = Random(seed | 1);
+        let a = if trans_a { [batch, k, m] } else { [batch, m, k] };
+        let b = if trans_b { [n, k] } else { [k, n] };
+        let out = [batch, m, n];
+        let (post, shapes) = epilogue(which, DType::F32, &out);
+        let op = Op::from(MatMul { trans_a, trans_b, epilogue: Epilogue { bias, post } });
+        let mut given = vec![
+            Given { gap, ..Given::new(r.tensor(DType::F32, &a)) },
+            Given { constant: true, ..Given::new(r.tensor(DType::F32, &b)) },
+        ];
+        if bias {
+            given.push(Given::new(r.tensor(DType::F32, &[n])));
+        }
+        given.extend(shapes.iter().map(|s| Given::new(r.tensor(DType::F32, s))));
+        let few: Vec<&'static dyn Tactic> = vec![crate::catalog::by_id("tiles.bf16.few").expect("in the catalog")];
+        let taken = check_at(Precision::Bf16, 4e-2, &few, &op, &given, threads, gap)?;
+        prop_assert_eq!(taken, crate::Isa::available().len(), "of {:?}", op);
+    }
+
+    #[test]
     fn convolutions(spatial in 1usize..4, batch in 1usize..3, channels in prop_oneof![1usize..5, 16usize..40],
                     outputs in prop_oneof![1usize..40, Just(64usize)], groups in prop_oneof![3 => Just(1usize), 1 => Just(2usize)],
                     size in prop::array::uniform3(1usize..22), kernel in prop::array::uniform3(1usize..4),
