@@ -66,7 +66,12 @@ impl Session {
         let isa = Isa::best();
         let note = match (options.precision, isa) {
             (Precision::Fp32, _) => "single precision",
-            (_, Isa::Portable | Isa::Avx2 | Isa::Avx512) => "single precision: there are no AMX tiles",
+            (Precision::Tf32, Isa::Portable | Isa::Avx2 | Isa::Avx512) => {
+                "single precision: there are no AMX tiles"
+            }
+            (Precision::Bf16, Isa::Portable | Isa::Avx2 | Isa::Avx512) => {
+                "weights of products of few rows in bf16, else single precision: there are no AMX tiles"
+            }
             (Precision::Tf32, Isa::Amx) => "three products of split bf16 operands on AMX tiles",
             (Precision::Bf16, Isa::Amx) => "operands rounded to bf16 on AMX tiles",
         };

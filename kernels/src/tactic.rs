@@ -81,12 +81,13 @@ pub struct Operand<'a> {
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// IEEE single precision; sums in any order.
-    #[default]
     Fp32,
     /// At least the accuracy of TF32 (10 bits of significand): where tiles of bf16 are at hand, three products of split
     /// operands with relative errors of about 5e-6; `f32` elsewhere.
+    #[default]
     Tf32,
-    /// Operands of products rounded to bf16 (8 bits of significand) where that is faster.
+    /// Operands of products rounded to bf16 (8 bits of significand) where that is faster: both on tiles, the weights alone in
+    /// products of few rows.
     Bf16,
 }
 

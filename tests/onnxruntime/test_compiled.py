@@ -312,4 +312,4 @@ def test_the_record_is_readable(engraft: Engraft, folder: Path) -> None:
     write_by_options(engraft, folder / "m.onnx", folder / "c.onnx", True)
     (node,) = compiled_nodes(folder / "c.onnx")
     notes = json.loads(node["notes"])
-    assert notes["nodes"] == 8 and notes["options"]["precision"] == "fp32" and node["source"].decode() == EP_NAME
+    assert notes["nodes"] == 8 and notes["options"]["precision"] == "tf32" and node["source"].decode() == EP_NAME
