@@ -37,6 +37,18 @@ def randomize(model: Any, seed: int = 1) -> Any:
     return model
 
 
+def tame(model: Any, inputs: dict[str, np.ndarray]) -> Any:
+    """Scales the last layer so that its scores spread about 1: a saturated softmax would hide every error."""
+    import keras
+
+    last = model.layers[-1]
+    if isinstance(last, keras.layers.Dense):
+        features = np.asarray(keras.Model(model.input, last.input)(list(inputs.values())[0]))
+        kernel, bias = last.get_weights()
+        last.set_weights([kernel / max(float((features @ kernel).std()), 1e-6), bias])
+    return model
+
+
 def encoder(layers: int = 4, width: int = 256, heads: int = 4) -> Any:
     """A BERT-like encoder on tokens of any number."""
     import keras
@@ -62,7 +74,11 @@ def build(name: str) -> tuple[Any, Callable[[int], dict[str, np.ndarray]]]:
     function, size = APPLICATIONS[name]
     model = randomize(getattr(keras.applications, function)(weights=None, input_shape=(size, size, 3)))
     key = model.input.name if hasattr(model.input, "name") else model.input_names[0]
-    return model, lambda batch: {key: random.random((batch, size, size, 3), dtype=np.float32)}
+
+    def sample(batch: int) -> dict[str, np.ndarray]:
+        return {key: random.random((batch, size, size, 3), dtype=np.float32)}
+
+    return tame(model, sample(1)), sample
 
 
 MODELS = (*APPLICATIONS, "encoder")
