@@ -21,6 +21,11 @@ def test_the_library_is_inside_the_package() -> None:
     assert Path(path).name == "libonnxruntime_providers_engraft.so"
 
 
+def test_tensorflows_library_is_beside_it() -> None:
+    library = Path(engraft.onnxruntime.get_library_path()).with_name("libengraft_tensorflow.so")
+    assert library.read_bytes()[:4] == b"\x7fELF"
+
+
 def test_the_plugin_convention_is_met() -> None:
     assert onnxruntime_ep_engraft.get_library_path() == engraft.onnxruntime.get_library_path()
     assert onnxruntime_ep_engraft.get_ep_name() == "EngraftExecutionProvider"
