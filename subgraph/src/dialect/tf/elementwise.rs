@@ -63,7 +63,8 @@ pub(super) const ROWS: &[Row] = &[
     row("Floor", |n| unary(n, UnaryOp::Floor)),
     row("Ceil", |n| unary(n, UnaryOp::Ceil)),
     row("Rint", |n| unary(n, UnaryOp::Round)),
-    row("Round", round),
+    // Of integers TensorFlow makes something else than these integers: those stay with it.
+    row("Round", |n| unary(n, UnaryOp::Round)),
     row("LogicalNot", |n| unary(n, UnaryOp::Not)),
     row("Invert", |n| unary(n, UnaryOp::BitNot)),
     row("IsNan", |n| unary(n, UnaryOp::IsNan)),
@@ -202,7 +203,12 @@ fn atan2(e: &mut ExprBuilder) -> ExprId {
     let minus_pi = e.unary(UnaryOp::Neg, pi);
     let ratio = e.binary(BinaryOp::Div, y, x);
     let angle = e.unary(UnaryOp::Atan, ratio);
-    let (left, below) = (e.binary(BinaryOp::Lt, x, zero), e.binary(BinaryOp::Lt, y, zero));
+    // A zero may be negative: its reciprocal is.
+    let reciprocal = e.unary(UnaryOp::Recip, y);
+    let (negative, negative_zero) =
+        (e.binary(BinaryOp::Lt, y, zero), e.binary(BinaryOp::Lt, reciprocal, zero));
+    let below = e.binary(BinaryOp::Or, negative, negative_zero);
+    let left = e.binary(BinaryOp::Lt, x, zero);
     let turn = e.select(below, minus_pi, pi);
     let turned = e.binary(BinaryOp::Add, angle, turn);
     let general = e.select(left, turned, angle);
@@ -211,14 +217,6 @@ fn atan2(e: &mut ExprBuilder) -> ExprId {
     let upright = e.binary(BinaryOp::Mul, sign, half);
     let axis = e.binary(BinaryOp::Eq, x, zero);
     e.select(axis, upright, general)
-}
-
-/// Integers are round already.
-fn round(n: &mut NodeLowering) -> Result<()> {
-    match n.input_type(0)?.dtype.is_float() {
-        true => unary(n, UnaryOp::Round),
-        false => n.forward(0, 0),
-    }
 }
 
 fn square(n: &mut NodeLowering) -> Result<()> {
