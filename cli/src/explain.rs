@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use engraft::kernels::{Class, catalog};
-use engraft::subgraph::{NodePlacement, Placement, PlacementReport};
+use engraft::subgraph::{NodePlacement, Placement, PlacementReport, tensorflow};
 use engraft::{Attribute, HostGraph, Session};
 use serde::Serialize;
 
@@ -81,7 +81,8 @@ fn explain(
         });
     }
     explained.push(Graph { path: path.to_owned(), placement: partition.report, segments });
-    for node in &graph.nodes {
+    // The bodies of TensorFlow's loops are functions, which stay as they are.
+    for node in graph.nodes.iter().filter(|node| node.domain != tensorflow::DOMAIN) {
         for (name, attribute) in &node.attributes {
             let bodies = match attribute {
                 Attribute::Graph(body) => std::slice::from_ref(&**body),

@@ -85,6 +85,8 @@ pub struct HostValue {
     pub shape: Option<Vec<HostDim>>,
     /// Present when the value is known before the graph runs.
     pub constant: Option<Tensor>,
+    /// The host holds something else than a tensor: what a network takes for one may not cross its border.
+    pub opaque: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

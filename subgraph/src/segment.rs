@@ -68,10 +68,17 @@ pub(crate) fn build(
     let mut made: FxHashSet<HostValueId> = FxHashSet::default();
     let (mut border, mut outputs) = (Vec::new(), Vec::new());
     let mut seen: FxHashSet<HostValueId> = FxHashSet::default();
+    let crossing = |index: usize, value: HostValueId| {
+        let reason = format!("{:?} is no tensor, and would leave the segment", graph.value(value).name);
+        Fault { node: Some(index), reject: Reject::new(reason) }
+    };
     for &index in &nodes {
         let node = &graph.nodes[index];
         for value in node.inputs.iter().flatten().copied() {
             if !made.contains(&value) && graph.value(value).constant.is_none() && seen.insert(value) {
+                if graph.value(value).opaque {
+                    return Err(crossing(index, value));
+                }
                 border.push(value);
             }
         }
@@ -79,6 +86,9 @@ pub(crate) fn build(
             made.insert(output);
             let read_outside = uses.readers(output).any(|reader| !inside.contains(&reader));
             if read_outside || uses.is_output[output.index()] {
+                if graph.value(output).opaque {
+                    return Err(crossing(index, output));
+                }
                 outputs.push(output);
             }
         }

@@ -5,7 +5,7 @@ use super::transpose::{compose, is_identity};
 use engraft_network::ops::{
     Concat, Expand, MatMul, Pad, Reduce, ReduceOp, Reshape, Slice, SliceRange, Tile, Transpose,
 };
-use engraft_network::{Dim, Network, NetworkError, NodeId, Op, ValueId};
+use engraft_network::{Dim, Network, NetworkError, NodeId, Op, TensorType, ValueId};
 
 pub(super) fn run(net: &mut Network) -> Result<usize, NetworkError> {
     sweep(net, &mut |s, id| visit(s, id))
@@ -111,7 +111,7 @@ fn reshape_before_product(s: &mut Sweep<'_>, id: NodeId, product: NodeId) -> Res
 }
 
 /// Elementwise work behind a reshaped result of a matrix operator comes before the reshape, where it can join the
-/// operator: functions of one operand, and those with a scalar or one value per channel.
+/// operator: functions of one operand, and those with a scalar or one value per channel, be the channels split or not.
 fn reshape_after_elementwise(s: &mut Sweep<'_>, id: NodeId) -> Result<(), NetworkError> {
     let Some(node) = s.node(id) else { return Ok(()) };
     let out = node.outputs[0];
@@ -130,18 +130,24 @@ fn reshape_after_elementwise(s: &mut Sweep<'_>, id: NodeId) -> Result<(), Networ
                 .is_some_and(|(_, p)| matches!(p.op, Op::MatMul(_) | Op::Conv(_) | Op::ConvTranspose(_)))
     };
     let (tx, to) = (s.ty(x), s.ty(out));
-    let others = node.inputs.iter().enumerate().filter(|(i, _)| *i != main);
-    let keeps_last = tx.shape.last().is_some() && tx.shape.last() == to.shape.last();
-    let fits = others.into_iter().all(|(_, v)| {
-        let t = s.ty(*v);
-        t.rank() == 0 || keeps_last && t.rank() == 1
-    });
-    if !matrix(x) || !fits || tx.rank() == 0 {
+    let Some(channels) = tx.shape.last().cloned() else { return Ok(()) };
+    let keeps_last = to.shape.last() == Some(&channels);
+    // One value for each of the axes that the channels were split into.
+    let splits = |t: &TensorType| {
+        t.rank() > 1 && to.shape.ends_with(&t.shape) && t.count() == channels && channels.fixed().is_some()
+    };
+    let mut others = node.inputs.iter().enumerate().filter(|(i, _)| *i != main).map(|(_, v)| s.ty(*v));
+    if !matrix(x) || !others.all(|t| t.rank() == 0 || keeps_last && t.rank() == 1 || splits(t)) {
         return Ok(());
     }
     let (name, op, mut inputs) = (node.name.clone(), node.op.clone(), node.inputs.clone());
     let shape = to.shape.to_vec();
     inputs[main] = x;
+    for v in &mut inputs {
+        if *v != x && s.ty(*v).rank() > 1 {
+            *v = s.add(name.clone(), Reshape { shape: vec![channels.clone()] }, &[*v])?;
+        }
+    }
     let y = s.add(name.clone(), op, &inputs)?;
     let new = s.add(name, Reshape { shape }, &[y])?;
     s.replace(out, new)

@@ -463,3 +463,33 @@ fn reshapes_around_products_and_activations_move_out_of_the_way() {
     let y = g.unary(UnaryOp::Relu, y);
     g.becomes(&[y], "reshape conv[relu(a)] reshape");
 }
+
+#[test]
+fn a_bias_of_split_channels_joins_the_product() {
+    let mut g = Graph::new();
+    let x = g.batched(&[5, 12]);
+    let w = g.constant(&[12, 12]);
+    let y = g.matmul(x, w);
+    let mut shape = g.net.ty(x).shape.to_vec();
+    shape.pop();
+    shape.extend([Dim::Fixed(3), Dim::Fixed(4)]);
+    let y = g.op(Reshape { shape }, &[y]);
+    let bias = g.constant(&[3, 4]);
+    let y = g.add(y, bias);
+    let y = g.transpose(y, &[0, 2, 1, 3]);
+    let net = g.optimized(&[y]);
+    assert_eq!(summary(&net), "matmul reshape transpose0213");
+    // Not one value per channel: it stays behind the split.
+    let mut g = Graph::new();
+    let x = g.batched(&[5, 12]);
+    let w = g.constant(&[12, 12]);
+    let y = g.matmul(x, w);
+    let mut shape = g.net.ty(x).shape.to_vec();
+    shape.pop();
+    shape.extend([Dim::Fixed(3), Dim::Fixed(4)]);
+    let y = g.op(Reshape { shape }, &[y]);
+    let bias = g.constant(&[3, 1]);
+    let y = g.add(y, bias);
+    let net = g.optimized(&[y]);
+    assert_eq!(summary(&net), "matmul reshape add");
+}

@@ -115,10 +115,10 @@ fn rewire(node: &mut Node, replaced: &FxHashMap<String, Call>) -> Result<(), Dec
     Ok(())
 }
 
-struct Functions(FxHashMap<String, (FunctionDef, Vec<Node>)>);
+pub(super) struct Functions(FxHashMap<String, (FunctionDef, Vec<Node>)>);
 
 impl Functions {
-    fn decode(library: &Bytes) -> Result<Functions, GraphError> {
+    pub fn decode(library: &Bytes) -> Result<Functions, GraphError> {
         let mut functions = FxHashMap::default();
         for raw in FunctionDefLibrary::decode(library.clone())?.function {
             let function = FunctionDef::decode(raw.clone())?;
@@ -132,6 +132,32 @@ impl Functions {
             functions.insert(name.unwrap_or_default(), (function, nodes));
         }
         Ok(Functions(functions))
+    }
+
+    /// A function as a graph by itself: nodes, arguments among them in their order, and the tensors that it returns.
+    pub fn graph(&self, name: &str) -> Option<(Vec<Node>, Vec<String>)> {
+        let (function, nodes) = self.0.get(name)?;
+        let arguments = &function.signature.as_ref()?.input_arg;
+        let name = |index: usize| format!("argument_{index}");
+        let call = NodeDef {
+            name: "body".to_owned(),
+            input: (0..arguments.len()).map(name).collect(),
+            ..NodeDef::default()
+        };
+        let plan = Plan::of(function, nodes, &call, &FxHashSet::default())?;
+        let mut made: Vec<Node> = arguments
+            .iter()
+            .enumerate()
+            .map(|(index, argument)| {
+                let ty = AttrValue { value: Some(Attr::Type(argument.r#type)) };
+                let attr = [("T".to_owned(), ty)].into();
+                Node::new(NodeDef { name: name(index), op: "_Arg".to_owned(), attr, ..NodeDef::default() })
+            })
+            .collect();
+        for node in nodes {
+            made.push(Node::new(plan.node(&node.def, &call)?));
+        }
+        Some((made, plan.results(function)?.0))
     }
 
     /// The body of the function that a node calls, as nodes of the graph; `None` where it has to stay a call.

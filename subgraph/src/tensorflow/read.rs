@@ -131,8 +131,46 @@ pub(super) fn tensor_name(input: &str) -> (&str, Option<usize>) {
 /// [`GraphError`], naming the node at fault.
 pub fn read(bytes: impl Into<Bytes>, ends: &Ends) -> Result<Model, GraphError> {
     let source = Source::decode(bytes.into(), ends)?;
-    let graph = Reader::new(&source, ends)?.graph(ends)?;
+    let mut graph = Reader::new(&source, ends)?.graph(ends)?;
+    read_loops(&mut graph, &source)?;
     Ok(Model { graph, source })
+}
+
+/// Gives loops the graphs of their functions, as attributes; loops inside them stay without.
+fn read_loops(graph: &mut HostGraph, source: &Source) -> Result<(), GraphError> {
+    let is_loop = |node: &HostNode| matches!(&node.op_type[..], "While" | "StatelessWhile");
+    if !graph.nodes.iter().any(is_loop) {
+        return Ok(());
+    }
+    let functions = inline::Functions::decode(&source.library)?;
+    for node in graph.nodes.iter_mut().filter(|node| is_loop(node)) {
+        let def = source.nodes.iter().find(|other| other.def.name == node.name);
+        for name in ["body", "cond"] {
+            let attribute = def.and_then(|def| def.def.attr.get(name)?.value.as_ref());
+            if let Some(Attr::Func(function)) = attribute
+                && let Some((nodes, results)) = functions.graph(&function.name)
+                && let Ok(body) = function_graph(nodes, &results)
+            {
+                node.attributes.insert(name.to_owned(), Attribute::Graph(Box::new(body)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The graph of a function; its outputs are the results, each as often as it is one.
+fn function_graph(nodes: Vec<Node>, results: &[String]) -> Result<HostGraph, GraphError> {
+    let ends = Ends { fetches: results.to_vec(), ..Ends::default() };
+    let source = Source { nodes, library: Bytes::new(), rest: Vec::new(), preserved: BTreeSet::new() };
+    let mut graph = Reader::new(&source, &ends)?.graph(&ends)?;
+    let find = |result: &String| {
+        let (node, output) = tensor_name(result);
+        let name = format!("{node}:{}", output.unwrap_or(0));
+        let position = graph.values.iter().position(|value| value.name == name);
+        position.map(|index| HostValueId(index as u32)).ok_or_else(|| GraphError::End(result.clone()))
+    };
+    graph.outputs = results.iter().map(find).collect::<Result<_, _>>()?;
+    Ok(graph)
 }
 
 impl Source {
@@ -261,7 +299,8 @@ impl<'a> Reader<'a> {
                 let dtype = tensor::dtype(number).or_else(|| known?.dtype);
                 let shape = shape.or_else(|| known?.shape.clone());
                 let constant = if output == 0 { constant.clone() } else { None };
-                tensors.push(self.graph.add_value(HostValue { name, dtype, shape, constant }));
+                let opaque = dtype.is_none();
+                tensors.push(self.graph.add_value(HostValue { name, dtype, shape, constant, opaque }));
             }
             self.tensors.push(tensors);
         }
@@ -279,6 +318,12 @@ impl<'a> Reader<'a> {
             "Placeholder" | "PlaceholderV2" | "PlaceholderWithDefault" | "EnsureShape" | "_Arg" => {
                 attribute(node, "shape")
             }
+            "While"
+            | "StatelessWhile"
+            | "If"
+            | "StatelessIf"
+            | "PartitionedCall"
+            | "StatefulPartitionedCall" => attribute(node, "output_shapes"),
             "ReadVariableOp" => {
                 let &variable = self.names.get(tensor_name(node.input.first()?).0)?;
                 attribute(&self.nodes[variable].def, "shape")

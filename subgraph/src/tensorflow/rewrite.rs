@@ -123,11 +123,7 @@ impl<'a> Rewriter<'a> {
         let types = |ids: &[HostValueId]| -> Result<Vec<i32>, String> {
             let number = |id: &HostValueId| {
                 let value = self.graph.value(*id);
-                let network = || {
-                    let output = segment.outputs.iter().position(|other| other == id)?;
-                    Some(segment.network.ty(segment.network.outputs()[output]).dtype)
-                };
-                let known = value.dtype.or_else(network).and_then(tensor::number);
+                let known = value.dtype.and_then(tensor::number);
                 known.ok_or_else(|| format!("the type of '{}' is not known", value.name))
             };
             ids.iter().map(number).collect()

@@ -45,8 +45,12 @@ impl Builder {
     }
 
     pub fn input(&mut self, name: &str, dtype: DType, shape: &[HostDim]) -> HostValueId {
-        let value =
-            HostValue { name: name.into(), dtype: Some(dtype), shape: Some(shape.to_vec()), constant: None };
+        let value = HostValue {
+            name: name.into(),
+            dtype: Some(dtype),
+            shape: Some(shape.to_vec()),
+            ..HostValue::default()
+        };
         let id = self.graph.add_value(value);
         self.graph.inputs.push(id);
         id
@@ -60,6 +64,7 @@ impl Builder {
             dtype: Some(tensor.dtype()),
             shape: Some(shape),
             constant: Some(tensor),
+            ..HostValue::default()
         })
     }
 

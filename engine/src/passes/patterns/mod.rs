@@ -27,6 +27,11 @@ const UNARY: &[(UnaryOp, &str)] = &[
     (UnaryOp::Gelu, "mul(x, 0.5, add(1, erf(mul(x, 0.70710678))))"),
     (UnaryOp::Gelu, "mul(x, add(0.5, mul(0.5, erf(mul(x, 0.70710678)))))"),
     (UnaryOp::Gelu, "add(mul(x, 0.5), mul(x, 0.5, erf(mul(x, 0.70710678))))"),
+    // TensorFlow: by the complementary error function of -x / sqrt 2.
+    (
+        UnaryOp::Gelu,
+        "mul(x, 0.5, sub(1, erf((mul(x, -0.70710678) | mul(neg(x), 0.70710678) | neg(mul(x, 0.70710678))))))",
+    ),
     (UnaryOp::GeluTanh, "mul(x, 0.5, add(1, tanh(mul(0.7978846, add(x, mul(0.044715, x, x, x))))))"),
     (UnaryOp::GeluTanh, "mul(x, 0.5, add(1, tanh(mul(0.7978846, x, add(1, mul(0.044715, x, x))))))"),
     (UnaryOp::GeluTanh, "mul(x, sigmoid(mul(1.5957692, add(x, mul(0.044715, x, x, x)))))"),

@@ -14,6 +14,11 @@ pub(super) const LAYER_NORM: &[&str] = &[
     // Keras, through tf2onnx: x * (rsqrt(v) * g) + (b - mean * (rsqrt(v) * g)).
     "add(mul(x, r:mul(rsqrt(add(mean(mul(d:sub(x, m:mean(x)), d)), #eps)), g)), sub(b, mul(m, r)))",
     "add(mul(x, r:rsqrt(add(mean(mul(d:sub(x, m:mean(x)), d)), #eps))), neg(mul(m, r)))",
+    // Keras, on TensorFlow: x * (rsqrt(v) * g) + (-mean * (rsqrt(v) * g) + b), each of g and b where there is one.
+    "add(mul(x, r:mul(rsqrt(add(mean(mul(d:sub(x, m:mean(x)), d)), #eps)), g)), mul(neg(m), r), b)",
+    "add(mul(x, r:mul(rsqrt(add(mean(mul(d:sub(x, m:mean(x)), d)), #eps)), g)), mul(neg(m), r))",
+    "add(mul(x, r:rsqrt(add(mean(mul(d:sub(x, m:mean(x)), d)), #eps))), mul(neg(m), r), b)",
+    "add(mul(x, r:rsqrt(add(mean(mul(d:sub(x, m:mean(x)), d)), #eps))), mul(neg(m), r))",
     // The variance as the mean of squares less the square of the mean, flax with a guard against rounding below zero.
     "(mul(sub(x, m:mean(x)), rsqrt(add(sub(mean(mul(x, x)), mul(m, m)), #eps))) | \
       div(sub(x, m:mean(x)), sqrt(add(sub(mean(mul(x, x)), mul(m, m)), #eps))))",

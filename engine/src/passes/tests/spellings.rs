@@ -56,6 +56,16 @@ fn gelu() {
                 let a = g.add(one, a);
                 g.mul(h, a)
             },
+            // TensorFlow: 0.5 * x * erfc(-x * 0.7071).
+            |g, x| {
+                let h = g.mul_by(x, 0.5);
+                let a = g.unary(UnaryOp::Neg, x);
+                let a = g.mul_by(a, std::f32::consts::FRAC_1_SQRT_2);
+                let a = g.unary(UnaryOp::Erf, a);
+                let one = g.scalar(1.0);
+                let a = g.sub(one, a);
+                g.mul(h, a)
+            },
             // paddle2onnx: x * (0.5 * (1 + erf)).
             |g, x| {
                 let c = g.scalar(std::f32::consts::SQRT_2);
@@ -274,6 +284,22 @@ fn layer_norm() {
                 let c = g.sub(b, c);
                 g.add(a, c)
             },
+            // Keras on TensorFlow.
+            |g, x| {
+                let m = g.mean(x);
+                let d = g.sub(x, m);
+                let q = g.mul(d, d);
+                let v = g.mean(q);
+                let v = g.add_to(v, 1e-3);
+                let r = g.unary(UnaryOp::Rsqrt, v);
+                let (s, b) = (g.constant(&[1, 1, 6]), g.constant(&[1, 1, 6]));
+                let r = g.mul(r, s);
+                let n = g.unary(UnaryOp::Neg, m);
+                let c = g.mul(n, r);
+                let c = g.add(c, b);
+                let a = g.mul(x, r);
+                g.add(a, c)
+            },
             // The mean dropped and put back.
             |g, x| {
                 let m = g.reduce(ReduceOp::Mean, x, &[2], false);
@@ -294,6 +320,22 @@ fn layer_norm() {
                 g.add(y, b)
             },
         ],
+    );
+    // Keras on TensorFlow, with neither scale nor offset.
+    all(
+        "layer_norm",
+        &[|g, x| {
+            let m = g.mean(x);
+            let d = g.sub(x, m);
+            let q = g.mul(d, d);
+            let v = g.mean(q);
+            let v = g.add_to(v, 1e-3);
+            let r = g.unary(UnaryOp::Rsqrt, v);
+            let n = g.unary(UnaryOp::Neg, m);
+            let c = g.mul(n, r);
+            let a = g.mul(x, r);
+            g.add(a, c)
+        }],
     );
     // The variance of something else.
     none("layer_norm", |g, x| {

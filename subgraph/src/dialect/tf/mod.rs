@@ -11,6 +11,7 @@ mod nn;
 mod norm;
 mod pool;
 mod quantize;
+mod recurrent;
 mod reduce;
 mod resize;
 mod shape;
@@ -40,6 +41,7 @@ pub(super) const TABLES: &[&[Row]] = &[
     gather::ROWS,
     resize::ROWS,
     quantize::ROWS,
+    recurrent::ROWS,
 ];
 
 const fn row(op_type: &'static str, lower: fn(&mut NodeLowering) -> Result<()>) -> Row {
