@@ -279,6 +279,37 @@ impl<'g> Lowering<'g> {
         Ok((first..self.network.node_bound()).map(|id| NodeId(id as u32)).collect())
     }
 
+    /// Lowers all nodes of a graph that a node runs, with what the operands are as its inputs; returns what its outputs are.
+    /// Nodes that nothing reads and that no row has may only be such that order others.
+    fn lower_body(&mut self, body: &'g HostGraph, operands: Vec<Lowered>) -> Result<Vec<Lowered>, Reject> {
+        let mut values = vec![None; body.values.len()];
+        for (input, operand) in body.inputs.iter().zip(operands) {
+            values[input.index()] = Some(operand);
+        }
+        let outer = std::mem::replace(&mut self.graph, body);
+        let outer_values = std::mem::replace(&mut self.values, values);
+        let orders = |index: usize| {
+            let node = &body.nodes[index];
+            node.inputs.is_empty() && node.outputs.is_empty()
+        };
+        let mut result = (0..body.nodes.len())
+            .filter(|index| !orders(*index))
+            .try_for_each(|index| self.lower(index).map(drop))
+            .map(|()| Vec::with_capacity(body.outputs.len()));
+        for &output in &body.outputs {
+            if let Ok(lowered) = &mut result {
+                match self.tensor(output).map(|_| self.values[output.index()].clone()) {
+                    Ok(Some(value)) => lowered.push(value),
+                    Ok(None) => result = Err(undeclared(body.value(output))),
+                    Err(reject) => result = Err(reject),
+                }
+            }
+        }
+        self.graph = outer;
+        self.values = outer_values;
+        result
+    }
+
     /// Makes the outputs of a node that stays with the host inputs of the network: of the types and contents that lowering
     /// it has inferred, else of those that the host states. Outputs of which neither is known stay undefined.
     pub fn leave_to_host(&mut self, index: usize) {

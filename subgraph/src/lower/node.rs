@@ -6,7 +6,7 @@ use engraft_network::{
 use smallvec::SmallVec;
 
 use super::{Facts, Known, Lowered, Lowering, Reject, Remedy};
-use crate::{Attribute, HostNode, HostValueId};
+use crate::{Attribute, HostGraph, HostNode, HostValueId};
 
 type Result<T> = std::result::Result<T, Reject>;
 
@@ -410,6 +410,29 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
         let ty = self.input_type(input)?;
         if self.wants(index) {
             self.outputs[index] = Some(Lowered { ty, value, known });
+        }
+        Ok(())
+    }
+
+    /// The outputs are those of a graph that the node runs on its operands.
+    pub fn call(&mut self, body: &'g HostGraph) -> Result<()> {
+        if body.inputs.len() != self.input_count() || body.outputs.len() < self.output_count() {
+            return Err(Reject::new("operands and results do not fit the function").remedy(Remedy::Correct));
+        }
+        let mut operands = Vec::with_capacity(self.input_count());
+        for index in 0..self.input_count() {
+            let source = self.required(index)?;
+            if self.lowering.values[source.index()].is_none() {
+                self.lowering.tensor(source)?;
+            }
+            let lowered = self.lowering.values[source.index()].clone();
+            operands.push(lowered.ok_or_else(|| Reject::new("an operand is not known"))?);
+        }
+        let results = self.lowering.lower_body(body, operands)?;
+        for (index, lowered) in results.into_iter().enumerate() {
+            if self.wants(index) {
+                self.outputs[index] = Some(lowered);
+            }
         }
         Ok(())
     }

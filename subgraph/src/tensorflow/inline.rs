@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use prost::{DecodeError, Message};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::outputs;
 use super::proto::{Attr, AttrValue, FunctionDef, FunctionDefLibrary, ListValue, NodeDef};
@@ -170,6 +170,16 @@ impl Functions {
             return Ok(None);
         };
         let Some((function, nodes)) = self.0.get(&target.name) else { return Ok(None) };
+        // What is compiled as a whole is not taken apart.
+        let flag = |attributes: &BTreeMap<String, AttrValue>, name: &str| {
+            matches!(attributes.get(name).and_then(|attr| attr.value.as_ref()), Some(Attr::B(true)))
+        };
+        if ["_noinline", "_XlaMustCompile", "_XlaCompile"]
+            .iter()
+            .any(|name| flag(&function.attr, name) || flag(&call.def.attr, name))
+        {
+            return Ok(None);
+        }
         let Some(plan) = Plan::of(function, nodes, &call.def, taken) else { return Ok(None) };
         let mut body = Vec::with_capacity(nodes.len() + 2);
         for node in nodes {
@@ -232,16 +242,6 @@ impl<'a> Plan<'a> {
         let arguments: Vec<&String> = call.input.iter().filter(|input| !input.starts_with('^')).collect();
         let single = |arg: &super::proto::ArgDef| arg.number_attr.is_empty() && arg.type_list_attr.is_empty();
         if arguments.len() != signature.input_arg.len() || !signature.input_arg.iter().all(single) {
-            return None;
-        }
-        // What is compiled as a whole is not taken apart.
-        let flag = |attributes: &std::collections::BTreeMap<String, AttrValue>, name: &str| {
-            matches!(attributes.get(name).and_then(|attr| attr.value.as_ref()), Some(Attr::B(true)))
-        };
-        if ["_noinline", "_XlaMustCompile", "_XlaCompile"]
-            .iter()
-            .any(|name| flag(&function.attr, name) || flag(&call.attr, name))
-        {
             return None;
         }
         let plan = Plan {

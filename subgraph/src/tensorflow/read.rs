@@ -132,36 +132,49 @@ pub(super) fn tensor_name(input: &str) -> (&str, Option<usize>) {
 pub fn read(bytes: impl Into<Bytes>, ends: &Ends) -> Result<Model, GraphError> {
     let source = Source::decode(bytes.into(), ends)?;
     let mut graph = Reader::new(&source, ends)?.graph(ends)?;
-    read_loops(&mut graph, &source)?;
+    if graph.nodes.iter().any(|node| !bodies(&node.op_type).is_empty()) {
+        let functions = inline::Functions::decode(&source.library)?;
+        attach_bodies(&mut graph, &source.nodes, &functions, MAX_DEPTH);
+    }
     Ok(Model { graph, source })
 }
 
-/// Gives loops the graphs of their functions, as attributes; loops inside them stay without.
-fn read_loops(graph: &mut HostGraph, source: &Source) -> Result<(), GraphError> {
-    let is_loop = |node: &HostNode| matches!(&node.op_type[..], "While" | "StatelessWhile");
-    if !graph.nodes.iter().any(is_loop) {
-        return Ok(());
+/// Functions inside functions beyond this depth are not looked at: they may call themselves.
+const MAX_DEPTH: usize = 8;
+
+/// The attributes of an operator that name functions which it runs.
+fn bodies(op: &str) -> &'static [&'static str] {
+    match op {
+        "While" | "StatelessWhile" => &["body", "cond"],
+        "PartitionedCall" | "StatefulPartitionedCall" => &["f"],
+        _ => &[],
     }
-    let functions = inline::Functions::decode(&source.library)?;
-    for node in graph.nodes.iter_mut().filter(|node| is_loop(node)) {
-        let def = source.nodes.iter().find(|other| other.def.name == node.name);
-        for name in ["body", "cond"] {
-            let attribute = def.and_then(|def| def.def.attr.get(name)?.value.as_ref());
-            if let Some(Attr::Func(function)) = attribute
+}
+
+/// Gives nodes that run functions the graphs of these functions, as attributes. Functions that are not there, or that cannot
+/// stand as graphs, stay names.
+fn attach_bodies(graph: &mut HostGraph, nodes: &[Node], functions: &inline::Functions, depth: usize) {
+    let Some(depth) = depth.checked_sub(1) else { return };
+    let names: FxHashMap<&str, &NodeDef> = nodes.iter().map(|node| (&node.def.name[..], &node.def)).collect();
+    for node in &mut graph.nodes {
+        for name in bodies(&node.op_type) {
+            let def = names.get(&node.name[..]);
+            if let Some(Attr::Func(function)) = def.and_then(|def| def.attr.get(*name)?.value.as_ref())
                 && let Some((nodes, results)) = functions.graph(&function.name)
-                && let Ok(body) = function_graph(nodes, &results)
+                && let Ok(mut body) = function_graph(&nodes, &results)
             {
-                node.attributes.insert(name.to_owned(), Attribute::Graph(Box::new(body)));
+                attach_bodies(&mut body, &nodes, functions, depth);
+                node.attributes.insert((*name).to_owned(), Attribute::Graph(Box::new(body)));
             }
         }
     }
-    Ok(())
 }
 
 /// The graph of a function; its outputs are the results, each as often as it is one.
-fn function_graph(nodes: Vec<Node>, results: &[String]) -> Result<HostGraph, GraphError> {
+fn function_graph(nodes: &[Node], results: &[String]) -> Result<HostGraph, GraphError> {
     let ends = Ends { fetches: results.to_vec(), ..Ends::default() };
-    let source = Source { nodes, library: Bytes::new(), rest: Vec::new(), preserved: BTreeSet::new() };
+    let source =
+        Source { nodes: nodes.to_vec(), library: Bytes::new(), rest: Vec::new(), preserved: BTreeSet::new() };
     let mut graph = Reader::new(&source, &ends)?.graph(&ends)?;
     let find = |result: &String| {
         let (node, output) = tensor_name(result);

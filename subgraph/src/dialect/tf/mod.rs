@@ -3,6 +3,7 @@
 //! Semantics are those of TensorFlow's public operator definitions (`tensorflow/core/ops`, `tf.raw_ops`) and kernels. What an
 //! operator says like one of ONNX is lowered by the same code.
 
+mod call;
 mod elementwise;
 mod gather;
 mod generate;
@@ -28,6 +29,7 @@ type Result<T> = std::result::Result<T, Reject>;
 
 /// The tables of all families.
 pub(super) const TABLES: &[&[Row]] = &[
+    call::ROWS,
     elementwise::ROWS,
     linear::ROWS,
     nn::ROWS,
