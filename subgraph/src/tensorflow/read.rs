@@ -341,6 +341,9 @@ impl<'a> Reader<'a> {
                 let &variable = self.names.get(tensor_name(node.input.first()?).0)?;
                 attribute(&self.nodes[variable].def, "shape")
             }
+            "TensorListStack" | "TensorListGetItem" => {
+                self.element_shape(node).map(|shape| vec![Some(shape)])
+            }
             "Const" => match node.attr.get("value")?.value.as_ref()? {
                 Attr::Tensor(proto) => Some(vec![proto.tensor_shape.as_ref().and_then(tensor::shape)]),
                 _ => None,
@@ -354,6 +357,22 @@ impl<'a> Reader<'a> {
         }
         shapes.resize(count, None);
         shapes
+    }
+
+    /// The shape of what comes out of a list whose elements' shape is a constant.
+    fn element_shape(&self, node: &NodeDef) -> Option<Vec<HostDim>> {
+        let (operand, stacked) = match &node.op[..] {
+            "TensorListStack" => (1, true),
+            _ => (2, false),
+        };
+        let &shape = self.names.get(tensor_name(node.input.get(operand)?).0)?;
+        let Attr::Tensor(proto) = self.nodes[shape].def.attr.get("value")?.value.as_ref()? else {
+            return None;
+        };
+        let shape = tensor::tensor(proto).ok().filter(|shape| shape.shape().len() == 1)?;
+        let count = stacked.then_some(HostDim::Unknown);
+        let sizes = (0..shape.count()).map(|index| HostDim::new(shape.get_i64(index), ""));
+        Some(count.into_iter().chain(sizes).collect())
     }
 
     fn graph(mut self, ends: &Ends) -> Result<HostGraph, GraphError> {

@@ -63,7 +63,8 @@ pub fn border(graph: &HostGraph, segment: &Segment) -> Vec<HostValueId> {
 /// - `_output_shapes`, -1 where a size is not known.
 ///
 /// What waited for a node of the segment waits for it, and it waits for what they did. Constants that only segments read
-/// vanish from the graph: the function has its own. Names that were preserved when the graph was read name identities. All
+/// vanish from the graph: the function has its own. Nodes whose outputs are the graph's, and those that were to be preserved when
+/// it was read, become identities under their names. All
 /// other nodes, functions and fields are written as they came, inputs that name a replaced tensor apart.
 ///
 /// # Errors
@@ -88,6 +89,8 @@ struct Rewriter<'a> {
     inside: FxHashMap<&'a str, String>,
     /// Tensors of segments by node and output: what they are called now.
     tensors: FxHashMap<(&'a str, usize), String>,
+    /// Nodes that go on existing under their names.
+    preserved: FxHashSet<&'a str>,
     /// Constants that segments read.
     constants: FxHashSet<&'a str>,
     made: Vec<NodeDef>,
@@ -97,7 +100,9 @@ struct Rewriter<'a> {
 impl<'a> Rewriter<'a> {
     fn new(model: &'a Model) -> Rewriter<'a> {
         let nodes = &model.source.nodes;
+        let outputs = model.graph.outputs.iter().map(|id| tensor_name(&model.graph.value(*id).name).0);
         Rewriter {
+            preserved: outputs.chain(model.source.preserved.iter().map(String::as_str)).collect(),
             graph: &model.graph,
             source: &model.source,
             names: nodes.iter().enumerate().map(|(index, node)| (&node.def.name[..], index)).collect(),
@@ -274,7 +279,7 @@ impl<'a> Rewriter<'a> {
             let name = &node.def.name[..];
             if !self.inside.contains_key(name) {
                 nodes.push(self.rewired(node)?);
-            } else if self.source.preserved.contains(name)
+            } else if self.preserved.contains(name)
                 && let Some(identity) = self.identity(&node.def)
             {
                 nodes.push(Node::new(identity));
@@ -292,7 +297,7 @@ impl<'a> Rewriter<'a> {
             .collect();
         nodes.retain(|node| {
             let name = &node.def.name[..];
-            !self.constants.contains(name) || read.contains(name) || self.source.preserved.contains(name)
+            !self.constants.contains(name) || read.contains(name) || self.preserved.contains(name)
         });
 
         let mut graph = Vec::new();

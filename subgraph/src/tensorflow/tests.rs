@@ -223,6 +223,9 @@ fn preserved_names_go_on_existing() {
     let outputs: Vec<&str> = model.graph.outputs.iter().map(|id| &model.graph.value(*id).name[..]).collect();
     assert_eq!(outputs, ["tanh:0", "split:1", "split:0"], "all of a named node");
     let (nodes, _, _) = rewritten(&graph(&all, &[]), &fetching(&["tanh"]));
+    // What no node reads is what a graph without named ends is run for.
+    let (unnamed, _, _) = rewritten(&graph(&all, &[]), &Ends::default());
+    assert_eq!(named(&unnamed, "split").op, "IdentityN");
     let identity = named(&nodes, "tanh");
     assert_eq!((&identity.op[..], identity.attr["T"].value.clone()), ("Identity", Some(Attr::Type(F32))));
     assert!(identity.input[0].starts_with("engraft_"));
