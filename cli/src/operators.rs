@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use engraft::kernels::Isa;
 use engraft::subgraph::dialect::{self, Operator, vocabulary};
+use engraft::subgraph::tensorflow;
 use engraft::{CpuCapability, DType, is_control_flow};
 use serde::Serialize;
 
@@ -90,7 +91,11 @@ impl Survey {
         for taken in &self.taken {
             if domain != Some(taken.domain) {
                 domain = Some(taken.domain);
-                let title = if taken.domain.is_empty() { "ai.onnx" } else { taken.domain };
+                let title = match taken.domain {
+                    "" => "ai.onnx",
+                    tensorflow::DOMAIN => "TensorFlow",
+                    domain => domain,
+                };
                 let _ = write!(text, "\n## {title}\n\n{COLUMNS}");
             }
             let _ = writeln!(
@@ -136,6 +141,10 @@ impl Taken {
     }
 
     fn sets(&self) -> String {
+        // TensorFlow's operators have no versions: a new spelling has a new name.
+        if self.domain == tensorflow::DOMAIN {
+            return "any".to_owned();
+        }
         let mut sets: Vec<String> = self.since.iter().map(i64::to_string).collect();
         if let Some(last) = sets.last_mut() {
             last.push('+');

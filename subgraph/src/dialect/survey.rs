@@ -106,6 +106,46 @@ const EXAMPLES: &[&str] = &[
     "t:1x6x4 t:1x2x6",
 ];
 
+/// The same for operators of TensorFlow: channels last, and axes and shapes as operands.
+const TENSORFLOW: &[&str] = &[
+    "t:4x4",
+    "t:4x4 t:4x4",
+    "bool:4x4 t:4x4 t:4x4",
+    "t:2x6x6x4",
+    "t:2x6x6x4 t:3x3x4x4",
+    "t:2x6x6x4 t:3x3x4x4 t:4",
+    "t:2x6x6x6x4 t:3x3x3x4x4",
+    "t:2x6x6x4 t:4 t:4 t:4 t:4",
+    "t:2x6x6x4 f32:4 f32:4 f32:4 f32:4",
+    "t:4x4 t:4",
+    "t:4x4 t: t:",
+    "t:2x4x8 t:2x8x4",
+    "t:4x4 i64=1",
+    "t:4x4 i64=2",
+    "t:4x4 i64=2,8",
+    "t:4x4 i64=1,0",
+    "t:4x4 i64=1,1,0,0",
+    "t:4x4 i64=1,1 i64=2,2",
+    "t:4x4 i64=1,1 i64=3,3 i64=1,1",
+    "t:4x4 i64=1 i64=1",
+    "t:4x4 i64=2,2 i64=1",
+    "i64=1 t:4x4",
+    "t:4x4 t:4x4 i64=1",
+    "t:4x4 i64:2",
+    "t:4x4 i64:2 i64=0",
+    "t:4x4 i64:2x1",
+    "t:4x4 i64:2x1 t:2x4",
+    "i64:2x1 t:2x4 i64=4,4",
+    "t:4x4 i64:4",
+    "i64:4 i64=3 t: t:",
+    "t:2x6x6x4 i64=12,12",
+    "t:4x6x6x4 i64=2,2 i64=0,0,0,0",
+    "i64=2,6,6,4 t:3x3x4x4 t:2x6x6x4",
+    "t:2x6x6x4 i64=1,2,2,1 i64=1,2,2,1",
+    "t: t: i64=4",
+    "i64=4,4 t:",
+];
+
 /// The same for operators that make their data of nothing, and of constants.
 const GENERATORS: &[&str] = &["", "i64=2,2", "i64=8", "f32:4x4"];
 const CONSTANTS: &[&str] = &["t=1 t=4 t=1", "i64=8 i64=8 i64=16 t=0 t=4"];
@@ -121,7 +161,7 @@ enum Proof {
 }
 
 /// Attributes that operators want; a node may have more than its operator reads.
-fn attributes() -> [BTreeMap<String, Attribute>; 5] {
+fn attributes() -> Vec<BTreeMap<String, Attribute>> {
     let text = |text: &str| Attribute::String(text.as_bytes().to_vec());
     let named = |list: &[(&str, Attribute)]| -> BTreeMap<String, Attribute> {
         list.iter().map(|(name, attribute)| ((*name).to_owned(), attribute.clone())).collect()
@@ -154,7 +194,33 @@ fn attributes() -> [BTreeMap<String, Attribute>; 5] {
     let mut normalized = recurrent.clone();
     normalized.insert("activation".to_owned(), Attribute::Int(1));
     normalized.insert("channels_last".to_owned(), Attribute::Int(1));
-    [common, BTreeMap::new(), recurrent, older, normalized]
+    vec![common, BTreeMap::new(), recurrent, older, normalized]
+}
+
+/// The same for operators of TensorFlow.
+fn tensorflow_attributes() -> Vec<BTreeMap<String, Attribute>> {
+    let text = |text: &str| Attribute::String(text.as_bytes().to_vec());
+    let with = |axes: usize| -> BTreeMap<String, Attribute> {
+        let mut window = vec![2; axes];
+        (window[0], window[axes - 1]) = (1, 1);
+        [
+            ("strides", Attribute::Ints(vec![1; axes])),
+            ("ksize", Attribute::Ints(window)),
+            ("padding", text("SAME")),
+            ("is_training", Attribute::Int(0)),
+            ("block_size", Attribute::Int(2)),
+            ("equation", text("ij,jk->ik")),
+            ("squeeze_dims", Attribute::Ints(Vec::new())),
+            ("DstT", Attribute::Type(Some(DType::F32))),
+            ("type", Attribute::Type(Some(DType::I32))),
+            ("seq_dim", Attribute::Int(1)),
+            ("boundaries", Attribute::Floats(vec![0.0, 1.0])),
+        ]
+        .into_iter()
+        .map(|(name, attribute)| (name.to_owned(), attribute))
+        .collect()
+    };
+    vec![with(4), with(5)]
 }
 
 /// All operators by domain and name, and what `capability` runs of them.
@@ -163,14 +229,18 @@ pub fn survey(capability: &dyn Capability) -> Vec<Operator> {
     for row in dialect::rows() {
         operators.entry((row.domain, row.op_type)).or_default().push(row.since);
     }
-    let attributes = attributes();
+    let (onnx, tensorflow) = (attributes(), tensorflow_attributes());
     let survey = operators.into_iter().map(|((domain, op_type), mut since)| {
         since.sort_unstable();
         since.dedup();
+        let (attributes, examples) = match domain {
+            crate::tensorflow::DOMAIN => (&tensorflow, TENSORFLOW),
+            _ => (&onnx, EXAMPLES),
+        };
         let best = |examples: &[&str], proof, dtype| {
             let mut reference = None;
             for &opset in since.iter().rev() {
-                for attributes in &attributes {
+                for attributes in attributes {
                     for example in examples {
                         let graph = graph(domain, op_type, opset, attributes, example, dtype);
                         match graph.and_then(|graph| accept(&graph, proof, capability)) {
@@ -186,9 +256,9 @@ pub fn survey(capability: &dyn Capability) -> Vec<Operator> {
         let all = |examples, proof| -> Vec<Support> {
             DType::ALL.into_iter().filter_map(|dtype| best(examples, proof, dtype)).collect()
         };
-        let mut types = all(EXAMPLES, Proof::Reads);
+        let mut types = all(examples, Proof::Reads);
         if types.is_empty() {
-            types = all(EXAMPLES, Proof::Folds);
+            types = all(examples, Proof::Folds);
         }
         let generates = types.is_empty() && best(GENERATORS, Proof::Anything, DType::F32).is_some();
         if types.is_empty() && !generates {

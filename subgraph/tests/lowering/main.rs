@@ -8,3 +8,4 @@ mod selection;
 mod shapes;
 mod signal;
 mod spatial;
+mod tensorflow;
