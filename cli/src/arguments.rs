@@ -47,7 +47,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Build {
-    /// An ONNX file.
+    /// An ONNX file or a frozen TensorFlow graph (`.pb`).
     pub model: PathBuf,
     /// The plan file to write.
     #[arg(short, long)]
@@ -72,7 +72,7 @@ pub struct Convert {
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// An ONNX file or a plan.
+    /// An ONNX file, a frozen TensorFlow graph (`.pb`) or a plan.
     pub model: PathBuf,
     #[command(flatten)]
     pub inputs: InputArguments,
@@ -91,7 +91,7 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Evaluate {
-    /// An ONNX file.
+    /// An ONNX file or a frozen TensorFlow graph (`.pb`).
     pub model: PathBuf,
     #[command(flatten)]
     pub inputs: InputArguments,
@@ -102,7 +102,7 @@ pub struct Evaluate {
 
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// An ONNX file or a plan.
+    /// An ONNX file, a frozen TensorFlow graph (`.pb`) or a plan.
     pub model: PathBuf,
     #[command(flatten)]
     pub inputs: InputArguments,
@@ -131,13 +131,13 @@ pub struct Bench {
 
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// An ONNX file or a plan.
+    /// An ONNX file, a frozen TensorFlow graph (`.pb`) or a plan.
     pub file: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// An ONNX file.
+    /// An ONNX file or a frozen TensorFlow graph (`.pb`).
     pub model: PathBuf,
     /// List every node, not only those left to the host.
     #[arg(long)]
