@@ -293,7 +293,7 @@ fn select_rows(n: &mut NodeLowering) -> Result<()> {
     if condition.rank() != 1 || rank == 0 {
         return Err(Reject::new(format!("a condition of rank {} for rank {rank}", condition.rank())));
     }
-    let operands = n.inputs()?;
+    let operands = [n.input(0)?, n.input(1)?, n.input(2)?];
     let mut shape = vec![engraft_network::Dim::Fixed(1); rank];
     shape[0] = condition.shape[0].clone();
     let condition: ValueId = n.reshape(operands[0], shape)?;
