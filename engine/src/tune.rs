@@ -3,7 +3,7 @@
 use crate::pool::Pool;
 use crate::program::{Program, Tuned, problem_size};
 use crate::timing_cache::TimingCache;
-use engraft_kernels::{Args, Class, Problem, Tactic, Workers};
+use engraft_kernels::{Args, Class, Kernel, Problem, Tactic, Workers};
 use engraft_network::{AlignedBytes, DType, NodeId, Op};
 use rustc_hash::FxHashMap;
 use std::fmt::Write;
@@ -137,26 +137,24 @@ fn fastest(
     deadline: Instant,
     timings: &TimingCache,
 ) -> Option<(&'static str, u32)> {
-    let mut best: Option<(&'static str, u32, f64)> = None;
-    let mut bench: Option<Bench<'_>> = None;
-    for (t, _) in fits(program, id, p) {
-        let ns = match timings.get(signature, t.id(), t.version()) {
-            Some(ns) => ns,
-            None => {
-                if Instant::now() >= deadline {
-                    return None;
-                }
-                let bench = bench.get_or_insert_with(|| Bench::new(p));
-                let ns = bench.time(t, p, pool, deadline);
-                timings.insert(signature, t.id(), t.version(), ns);
-                ns
-            }
-        };
-        if best.is_none_or(|b| ns < b.2) {
-            best = Some((t.id(), t.version(), ns));
+    let fits: Vec<&'static dyn Tactic> = fits(program, id, p).into_iter().map(|f| f.0).collect();
+    let known: Vec<Option<f64>> = fits.iter().map(|t| timings.get(signature, t.id(), t.version())).collect();
+    let news: Vec<&'static dyn Tactic> =
+        fits.iter().zip(&known).filter(|(_, ns)| ns.is_none()).map(|(t, _)| *t).collect();
+    let mut measured = Vec::new();
+    if !news.is_empty() {
+        if Instant::now() >= deadline {
+            return None;
+        }
+        measured = Bench::new(p).time(&news, p, pool, deadline);
+        for (t, ns) in news.iter().zip(&measured) {
+            timings.insert(signature, t.id(), t.version(), *ns);
         }
     }
-    best.map(|(t, v, _)| (t, v))
+    let mut measured = measured.into_iter();
+    let times = known.into_iter().map(|ns| ns.or_else(|| measured.next()).unwrap_or(f64::INFINITY));
+    let best = fits.iter().zip(times).min_by(|a, b| a.1.total_cmp(&b.1))?;
+    Some((best.0.id(), best.0.version()))
 }
 
 /// Dummy operands of one problem, and packings that several tactics share.
@@ -184,9 +182,8 @@ impl Bench<'_> {
         }
     }
 
-    /// Nanoseconds of one execution: the fastest of a few, after one that warms up.
-    fn time(&mut self, t: &'static dyn Tactic, p: &Problem<'_>, pool: &Pool, deadline: Instant) -> f64 {
-        let kernel = t.prepare(p);
+    /// Packs for `t` what is not packed yet.
+    fn pack(&mut self, t: &'static dyn Tactic, p: &Problem<'_>) {
         for (i, o) in p.inputs.iter().enumerate() {
             if o.constant.is_some()
                 && let Some(name) = t.packing(p, i)
@@ -198,53 +195,72 @@ impl Bench<'_> {
                 });
             }
         }
-        let inputs: Vec<*const u8> = (0..p.inputs.len())
-            .map(|i| match (p.inputs[i].constant, t.packing(p, i)) {
-                (Some(_), Some(name)) => self.packed[&(i, name)].as_slice().as_ptr(),
-                (Some(c), None) => c.bytes().as_ptr(),
-                (None, _) => self.inputs[i].as_slice().as_ptr(),
-            })
-            .collect();
+    }
+
+    /// Nanoseconds of one execution of each tactic: the fastest of a few, after one that warms up. Tactics take turns, so that
+    /// a clock that changes meanwhile changes for all.
+    fn time(
+        &mut self,
+        tactics: &[&'static dyn Tactic],
+        p: &Problem<'_>,
+        pool: &Pool,
+        deadline: Instant,
+    ) -> Vec<f64> {
+        let kernels: Vec<_> = tactics.iter().map(|t| t.prepare(p)).collect();
+        tactics.iter().for_each(|t| self.pack(*t, p));
         let outputs: Vec<*mut u8> = self.outputs.iter_mut().map(|b| b.as_mut_slice().as_mut_ptr()).collect();
-        let scratch_bytes = kernel.scratch_bytes().next_multiple_of(64);
+        let most = |bytes: fn(&dyn Kernel) -> usize| kernels.iter().map(|k| bytes(&**k)).max().unwrap_or(0);
+        let scratch_bytes = most(|k| k.scratch_bytes()).next_multiple_of(64);
         let mut scratch = AlignedBytes::zeroed(scratch_bytes * pool.threads() + 64);
-        let mut workspace = AlignedBytes::zeroed(kernel.workspace_bytes());
-        let memory = Memory {
-            inputs: &inputs,
-            outputs: &outputs,
-            scratch: scratch.as_mut_slice().as_mut_ptr(),
-            workspace: workspace.as_mut_slice().as_mut_ptr(),
-        };
-        let mut best = f64::INFINITY;
+        let mut workspace = AlignedBytes::zeroed(most(|k| k.workspace_bytes()));
+        let mut best = vec![f64::INFINITY; tactics.len()];
         for round in 0..6 {
-            let start = Instant::now();
-            for (phase, &tasks) in kernel.phases().iter().enumerate() {
-                let next = std::sync::atomic::AtomicUsize::new(0);
-                let memory = &memory;
-                let kernel = &*kernel;
-                pool.run(pool.threads(), &|slot| {
-                    let _fp = engraft_kernels::cpu::FlushDenormals::enter();
-                    loop {
-                        let task = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        if task >= tasks {
-                            break;
-                        }
-                        // SAFETY: operands and results of the problem's types and shapes, dense, and scratch per slot.
-                        // A fault of dummy data is of no interest.
-                        let _ = unsafe { kernel.run(phase, task, &memory.args(slot * scratch_bytes)) };
-                    }
-                });
+            for ((t, kernel), best) in tactics.iter().zip(&kernels).zip(&mut best) {
+                let inputs: Vec<*const u8> = (0..p.inputs.len())
+                    .map(|i| match (p.inputs[i].constant, t.packing(p, i)) {
+                        (Some(_), Some(name)) => self.packed[&(i, name)].as_slice().as_ptr(),
+                        (Some(c), None) => c.bytes().as_ptr(),
+                        (None, _) => self.inputs[i].as_slice().as_ptr(),
+                    })
+                    .collect();
+                let memory = Memory {
+                    inputs: &inputs,
+                    outputs: &outputs,
+                    scratch: scratch.as_mut_slice().as_mut_ptr(),
+                    workspace: workspace.as_mut_slice().as_mut_ptr(),
+                };
+                let ns = execute(&**kernel, &memory, pool, scratch_bytes);
+                if round > 0 {
+                    *best = best.min(ns);
+                }
             }
-            let ns = start.elapsed().as_nanos() as f64;
-            if round > 0 {
-                best = best.min(ns);
-            }
-            if round > 0 && (Instant::now() >= deadline || ns > 2e7) {
+            if round > 0 && (Instant::now() >= deadline || best.iter().any(|ns| *ns > 2e7)) {
                 break;
             }
         }
         best
     }
+}
+
+/// Nanoseconds of one execution.
+fn execute(kernel: &dyn Kernel, memory: &Memory<'_>, pool: &Pool, scratch_bytes: usize) -> f64 {
+    let start = Instant::now();
+    for (phase, &tasks) in kernel.phases().iter().enumerate() {
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        pool.run(pool.threads(), &|slot| {
+            let _fp = engraft_kernels::cpu::FlushDenormals::enter();
+            loop {
+                let task = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if task >= tasks {
+                    break;
+                }
+                // SAFETY: operands and results of the problem's types and shapes, dense, and scratch per slot.
+                // A fault of dummy data is of no interest.
+                let _ = unsafe { kernel.run(phase, task, &memory.args(slot * scratch_bytes)) };
+            }
+        });
+    }
+    start.elapsed().as_nanos() as f64
 }
 
 struct Memory<'a> {
