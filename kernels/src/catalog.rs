@@ -5,7 +5,7 @@ use crate::{Class, Fit, Isa, Problem, Reject, Tactic};
 
 /// Raised when rows are added or removed, or when selection changes; part of every plan's fingerprint together with the
 /// tactics' own versions.
-pub const CATALOG_VERSION: u32 = 6;
+pub const CATALOG_VERSION: u32 = 7;
 
 /// All CPU tactics. Each family's module adds its rows.
 pub fn cpu() -> &'static [&'static dyn Tactic] {
@@ -16,6 +16,7 @@ pub fn cpu() -> &'static [&'static dyn Tactic] {
         rows.extend_from_slice(crate::cpu::amx::tactics());
         rows.extend_from_slice(crate::cpu::depthwise::tactics());
         rows.extend_from_slice(crate::cpu::conv::tactics());
+        rows.extend(crate::cpu::winograd::tactics());
         rows.extend_from_slice(crate::cpu::conv_transpose::tactics());
         rows.extend_from_slice(crate::cpu::attention::tactics());
         rows.extend_from_slice(crate::cpu::gemm::tactics());

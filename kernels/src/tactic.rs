@@ -80,7 +80,7 @@ pub struct Operand<'a> {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// IEEE single precision; sums in any order.
+    /// IEEE single precision; sums in any order, convolutions also by minimal filtering (`cpu::winograd`).
     Fp32,
     /// At least the accuracy of TF32 (10 bits of significand): where tiles of bf16 are at hand, three products of split
     /// operands with relative errors of about 5e-6; `f32` elsewhere.

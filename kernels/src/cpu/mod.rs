@@ -33,6 +33,7 @@ pub mod softmax;
 mod storage;
 pub mod suppression;
 pub mod widened;
+pub mod winograd;
 
 pub use fpenv::FlushDenormals;
 pub use isa::{Avx2, Avx512, Isa, Portable};

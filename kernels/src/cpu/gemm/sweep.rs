@@ -388,21 +388,21 @@ impl<E: Elem> Sweep<E> {
 
 /// Rows cut to tiles whose heights differ by at most one.
 #[derive(Clone, Copy, Debug)]
-struct Tiles {
-    count: usize,
+pub(crate) struct Tiles {
+    pub count: usize,
     height: usize,
     taller: usize,
 }
 
 impl Tiles {
-    fn new(rows: usize, most: usize) -> Self {
+    pub fn new(rows: usize, most: usize) -> Self {
         let count = rows.div_ceil(most).max(1);
         Tiles { count, height: rows / count, taller: rows % count }
     }
 
     /// First row and height of tile `t`.
     #[inline]
-    fn tile(&self, t: usize) -> (usize, usize) {
+    pub fn tile(&self, t: usize) -> (usize, usize) {
         (t * self.height + t.min(self.taller), self.height + usize::from(t < self.taller))
     }
 }
