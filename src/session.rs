@@ -67,10 +67,10 @@ impl Session {
         let note = match (options.precision, isa) {
             (Precision::Fp32, _) => "single precision",
             (Precision::Tf32, Isa::Portable | Isa::Avx2 | Isa::Avx512) => {
-                "single precision: there are no AMX tiles"
+                "single precision, 3x3 convolutions by minimal filtering: there are no AMX tiles"
             }
             (Precision::Bf16, Isa::Portable | Isa::Avx2 | Isa::Avx512) => {
-                "weights of products of few rows in bf16, else single precision: there are no AMX tiles"
+                "weights of products of few rows in bf16, else as tf32: there are no AMX tiles"
             }
             (Precision::Tf32, Isa::Amx) => "three products of split bf16 operands on AMX tiles",
             (Precision::Bf16, Isa::Amx) => "operands rounded to bf16 on AMX tiles",

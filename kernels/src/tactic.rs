@@ -80,10 +80,11 @@ pub struct Operand<'a> {
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// IEEE single precision; sums in any order, convolutions also by minimal filtering (`cpu::winograd`).
+    /// IEEE single precision; sums in any order.
     Fp32,
     /// At least the accuracy of TF32 (10 bits of significand): where tiles of bf16 are at hand, three products of split
-    /// operands with relative errors of about 5e-6; `f32` elsewhere.
+    /// operands with relative errors of about 5e-6; elsewhere `f32`, convolutions also by minimal filtering (`cpu::winograd`)
+    /// with errors of about 1e-6.
     #[default]
     Tf32,
     /// Operands of products rounded to bf16 (8 bits of significand) where that is faster: both on tiles, the weights alone in

@@ -21,7 +21,7 @@ use std::sync::Mutex;
 
 use elements::{binary, cast, pointwise, quantized, select, unary};
 use movement::{indexed, moved, resize, shape_tensor};
-use products::{attention, conv, conv_transpose, filtered, fourier, matmul, pool, rnn};
+use products::{attention, conv, conv_transpose, fourier, matmul, pool, rnn};
 use rows::{arg_reduce, cumulative, group_norm, layer_norm, reduce, softmax, top_k};
 use selection::{suppression, unique};
 use spatial::{deform_sample, det, fold, grid_sample, regions};
@@ -161,7 +161,6 @@ type Family = (&'static str, fn(&Draw) -> Case, &'static [&'static str]);
 const FAMILIES: &[Family] = &[
     ("matmul", matmul, &["matmul.", "widened.matmul."]),
     ("conv", conv, &["conv.", "depthwise.", "widened.conv.", "widened.depthwise."]),
-    ("filtered", filtered, &["winograd"]),
     ("conv_transpose", conv_transpose, &["conv_transpose.", "widened.conv_transpose."]),
     ("pool", pool, &["pool.", "widened.pool."]),
     ("attention", attention, &["attention."]),
@@ -263,19 +262,21 @@ macro_rules! families {
 }
 
 families! {
-    matmul: 400, conv: 400, filtered: 120, conv_transpose: 200, pool: 200, attention: 80, rnn: 60, layer_norm: 120, group_norm: 80,
+    matmul: 400, conv: 400, conv_transpose: 200, pool: 200, attention: 80, rnn: 60, layer_norm: 120, group_norm: 80,
     softmax: 120, reduce: 200, arg_reduce: 80, cumulative: 80, unary: 250, binary: 250, select: 80, cast: 150,
     pointwise: 200, movement: 300, indexed: 250, top_k: 80, fourier: 250, suppression: 120, unique: 120, resize: 150,
     quantize: 100, shape_tensor: 8,
     grid_sample: 250, regions: 250, deform_sample: 150, fold: 200, det: 80,
 }
 
-/// Rows whose tests stand beside them: their unit is modelled there for machines that lack it.
-const ELSEWHERE: &str = "tiles.";
+/// Rows of other precisions than `fp32`, whose tests stand beside them.
+const ELSEWHERE: [&str; 2] = ["tiles.", "winograd"];
 
 #[test]
 fn every_row_belongs_to_a_tested_family() {
-    let here = |t: &&&'static dyn Tactic| t.class() == Class::Optimized && !t.id().starts_with(ELSEWHERE);
+    let here = |t: &&&'static dyn Tactic| {
+        t.class() == Class::Optimized && !ELSEWHERE.iter().any(|row| t.id().starts_with(row))
+    };
     for tactic in catalog::cpu().iter().filter(here) {
         let family = FAMILIES.iter().find(|f| f.2.iter().any(|row| tactic.id().starts_with(row)));
         let family = family.unwrap_or_else(|| panic!("no family reaches {}", tactic.id())).0;

@@ -91,29 +91,6 @@ pub(super) fn conv(d: &Draw) -> Case {
     case
 }
 
-/// Convolutions that minimal filtering takes.
-pub(super) fn filtered(d: &Draw) -> Case {
-    let mut r = d.random();
-    let (channels, outputs) = (1 + d.shape[0] % 24, 1 + d.other[0] % 70);
-    let size = [d.between(1, 3, 20), d.between(2, 3, 20)];
-    let pads = |from: usize| vec![d.numbers[from] % 3, d.numbers[from + 1] % 3];
-    let (batch, begin, end) = (d.between(0, 1, 3), pads(3), pads(4));
-    let out: Vec<usize> = (0..2).map(|i| size[i] + begin[i] + end[i] - 2).collect();
-    let (epilogue, extra) = epilogue(d, DType::F32, &[batch, out[0], out[1], outputs], &mut r);
-    let x = r.tensor(DType::F32, &[batch, size[0], size[1], channels], range(DType::F32));
-    let weights = r.tensor(DType::F32, &[3, 3, channels, outputs], range(DType::F32));
-    let op = Conv {
-        strides: vec![1; 2],
-        dilations: vec![1; 2],
-        padding: Padding::Explicit { begin, end },
-        groups: 1,
-        epilogue,
-    };
-    let mut case = Case::new(op, [vec![x, weights], extra].concat());
-    case.constant = vec![1];
-    case
-}
-
 pub(super) fn conv_transpose(d: &Draw) -> Case {
     let dtype = d.dtype(&PRODUCTS);
     let w = window(d);

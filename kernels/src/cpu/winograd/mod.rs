@@ -5,8 +5,8 @@
 //! by channels: 2.25 or 4 times fewer multiply-adds than the convolution has, less what squares at the border waste. A block of
 //! tiles is transformed to L2, then panel by panel of the filters multiplied and transformed back.
 //!
-//! Errors stay within those of `f32` sums in the order of their terms, by a small factor (see `transform.rs`). An infinity makes
-//! NaN of the whole square that reads it.
+//! Errors stay within those of `f32` sums in the order of their terms, by a small factor (see `transform.rs`), but the terms are
+//! others, and an infinity makes NaN of the whole square that reads it: [`Precision::Fp32`] does without.
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ use crate::cpu::gemm::sweep::{Finish, Tiles, tasks_for};
 use crate::cpu::pack;
 use crate::cpu::simd::{Simd, Task, dispatch};
 use crate::tactic::Build;
-use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
+use crate::{Args, Fit, Isa, Kernel, KernelError, Precision, Problem, Reject, Tactic};
 use engraft_network::Op;
 use smallvec::SmallVec;
 use std::marker::PhantomData;
@@ -147,6 +147,9 @@ impl<F: Form<M, T>, const M: usize, const T: usize> Build for WinogradTactic<F, 
 
     fn build(&self, p: &Problem<'_>) -> Result<WinogradKernel<F, M, T>, Reject> {
         let Op::Conv(op) = p.op else { return Err(Reject::new("not a convolution")) };
+        if p.precision == Precision::Fp32 {
+            return Err(Reject(format!("not for precision {}", Precision::Fp32)));
+        }
         if p.isa < self.isa || !self.isa.supported() {
             return Err(Reject::new(format!("needs {}", self.isa)));
         }

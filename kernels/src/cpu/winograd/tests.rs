@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cpu::gemm::check::{Given, Random, check_at, epilogue};
-use crate::{Operand, Precision, TensorDesc};
+use crate::{Operand, TensorDesc};
 use engraft_network::ops::{Conv, Epilogue, Padding};
 use engraft_network::{AlignedBytes, DType};
 use proptest::prelude::*;
@@ -46,7 +46,7 @@ proptest! {
         }
         // Errors go with the terms, which are up to 1: sums of thousands that cancel lose more of what remains.
         let tolerance = if channels > 100 { 1e-3 } else { 1e-4 };
-        let taken = check_at(Precision::Fp32, tolerance, &tactics(), &op, &given, threads, gaps[1])?;
+        let taken = check_at(Precision::Tf32, tolerance, &tactics(), &op, &given, threads, gaps[1])?;
         prop_assert!(taken > 1, "forms refuse");
     }
 }
@@ -70,7 +70,7 @@ fn errors(tactic: &dyn Tactic, channels: usize, isa: Isa) -> (f64, f64) {
         outputs: &outputs,
         threads: 1,
         isa,
-        precision: Precision::Fp32,
+        precision: Precision::Tf32,
         env: &[],
     };
     let mut packed = AlignedBytes::zeroed(tactic.packed_bytes(&p, 1));
