@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(crate) struct Root {
     pub base: Base,
     /// Address of absolute roots.
-    address: usize,
+    pub address: usize,
     bytes: usize,
     first: u32,
     last: u32,

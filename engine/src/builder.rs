@@ -109,7 +109,7 @@ impl<'a> Builder<'a> {
             packed: Vec::new(),
             fusion: report.lines(),
         };
-        plan::write(writer, manifest, config.isa, to_pack, config.threads)?;
+        plan::write(writer, manifest, &program, to_pack, config.threads)?;
         Ok(())
     }
 
@@ -184,9 +184,12 @@ fn packings<'a>(
         for env in envs {
             let wanted = program.with_dense_problem(id, env, threads, |p| {
                 expected(program, id, p).map(|t| {
-                    let list: Vec<(usize, &'static str, usize)> = (0..p.inputs.len())
+                    let list: Vec<(usize, &'static str, usize, bool)> = (0..p.inputs.len())
                         .filter(|i| p.inputs[*i].constant.is_some())
-                        .filter_map(|i| t.packing(p, i).map(|name| (i, name, t.packed_bytes(p, i))))
+                        .filter_map(|i| {
+                            let name = t.packing(p, i)?;
+                            Some((i, name, t.packed_bytes(p, i), t.packing_moves(p, i)))
+                        })
                         .collect();
                     (t, list)
                 })
@@ -198,7 +201,7 @@ fn packings<'a>(
                     reason: "the catalog has no row for it".to_owned(),
                 });
             };
-            for (i, name, bytes) in list {
+            for (i, name, bytes, moves) in list {
                 if seen.contains(&(i, name)) || seen.iter().filter(|(k, _)| *k == i).count() >= 2 {
                     continue;
                 }
@@ -212,6 +215,7 @@ fn packings<'a>(
                         offset: 0,
                         bytes: bytes as u64,
                     },
+                    moved_by: moves.then(|| tactic.id()),
                     pack: Box::new(move |out| {
                         program.with_dense_problem(id, env, threads, |p| tactic.pack(p, i, out));
                     }),

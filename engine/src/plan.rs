@@ -1,16 +1,21 @@
 //! The plan: a network made ready for a kind of machine, as data.
 //!
 //! Sections of the container: a manifest (the network without its constants, the layout decisions, the tuned tactics,
-//! where constants lie), the raw weights, and one device section with the packed weights.
+//! where constants lie), the raw weights, and one device section with the packed weights. A constant that is only read
+//! packed is not among the raw ones: should a specialization want its plain bytes, they are had back from the packed ones.
+
+mod deferred;
 
 use crate::container::{Container, ContainerWriter, Fields, SectionKind, SectionSpec};
 use crate::error::PlanError;
 use crate::mmap::MappedSlice;
 use crate::program::{PackedOperand, Program, Role, Target, Tuned};
+use deferred::Deferred;
 use engraft_kernels::{Isa, Precision, catalog};
-use engraft_network::{Bytes, DType, Network, NodeId, Tensor};
+use engraft_network::{Bytes, DType, Def, Network, NodeId, Tensor, ValueId};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub(crate) const MANIFEST: &str = "plan";
@@ -22,7 +27,15 @@ const ALIGN: usize = 64;
 pub(crate) struct ConstantEntry {
     pub dtype: DType,
     pub shape: Vec<usize>,
-    pub offset: u64,
+    pub place: ConstantPlace,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum ConstantPlace {
+    /// Offset in the raw weights.
+    Raw(u64),
+    /// Position of a packed operand, and the tactic that packed it.
+    Packed(u32, String),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,6 +46,14 @@ pub(crate) struct PackedEntry {
     pub tactic_version: u32,
     pub offset: u64,
     pub bytes: u64,
+}
+
+impl PackedEntry {
+    /// Where it lies in the device section.
+    fn range(&self) -> Option<Range<usize>> {
+        let start = usize::try_from(self.offset).ok()?;
+        Some(start..start.checked_add(usize::try_from(self.bytes).ok()?)?)
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,6 +74,8 @@ pub(crate) struct Manifest {
 /// A packed operand that is still to be written.
 pub(crate) struct ToPack<'a> {
     pub entry: PackedEntry,
+    /// The tactic that packs, if it only moves elements.
+    pub moved_by: Option<&'static str>,
     pub pack: Box<dyn Fn(&mut [u8]) + Send + Sync + 'a>,
 }
 
@@ -64,22 +87,65 @@ pub(crate) fn device_fields(isa: Isa) -> Fields {
     ]
 }
 
+/// By constant: the packed operand that it can be had back from, and the tactic that packs it; for constants that nothing
+/// reads but what packs them.
+fn left_out(program: &Program, to_pack: &[ToPack<'_>]) -> Vec<Option<(u32, &'static str)>> {
+    let network = &program.network;
+    let constant = |v: ValueId| match network.value(v).def {
+        Def::Constant(c) => Some(c.index()),
+        _ => None,
+    };
+    let mut found = vec![None; network.constants().len()];
+    for (position, p) in to_pack.iter().enumerate() {
+        let operand = network.node(p.entry.node).and_then(|n| n.inputs.get(p.entry.operand as usize));
+        if let (Some(c), Some(tactic)) = (operand.and_then(|v| constant(*v)), p.moved_by) {
+            found[c] = Some((position as u32, tactic));
+        }
+    }
+    let is_packed = |node: NodeId, i: usize| {
+        to_pack.iter().any(|p| p.entry.node == node && p.entry.operand as usize == i)
+    };
+    for (id, node) in network.nodes() {
+        for (i, c) in node.inputs.iter().enumerate().filter_map(|(i, v)| Some((i, constant(*v)?))) {
+            if found[c].is_some() && (program.roles[id.index()] != Role::Compute || !is_packed(id, i)) {
+                found[c] = None;
+            }
+        }
+    }
+    let told = program.stages.iter().flat_map(|s| s.elements.iter().map(|(_, v, _)| v));
+    for c in network.outputs().iter().chain(told).filter_map(|v| constant(*v)) {
+        found[c] = None;
+    }
+    found
+}
+
 /// Writes a plan. `manifest.constants` and the packed entries' offsets are filled in here.
 pub(crate) fn write(
     writer: &mut ContainerWriter,
     mut manifest: Manifest,
-    isa: Isa,
+    program: &Program,
     mut to_pack: Vec<ToPack<'_>>,
     threads: usize,
 ) -> Result<(), PlanError> {
-    let constants: Vec<Tensor> = manifest.network.constants().to_vec();
+    let left_out = left_out(program, &to_pack);
     let mut raw = 0usize;
-    manifest.constants = constants
+    let mut constants: Vec<(usize, &Tensor)> = Vec::new();
+    manifest.constants = program
+        .network
+        .constants()
         .iter()
-        .map(|t| {
-            let e = ConstantEntry { dtype: t.dtype(), shape: t.shape().to_vec(), offset: raw as u64 };
-            raw += t.bytes().len().next_multiple_of(ALIGN);
-            e
+        .zip(left_out)
+        .map(|(t, packed)| {
+            let place = match packed {
+                Some((position, tactic)) => ConstantPlace::Packed(position, tactic.to_owned()),
+                None => {
+                    let offset = raw;
+                    constants.push((offset, t));
+                    raw += t.bytes().len().next_multiple_of(ALIGN);
+                    ConstantPlace::Raw(offset as u64)
+                }
+            };
+            ConstantEntry { dtype: t.dtype(), shape: t.shape().to_vec(), place }
         })
         .collect();
     let mut packed = 0usize;
@@ -90,17 +156,15 @@ pub(crate) fn write(
     manifest.packed = to_pack.iter().map(|p| p.entry.clone()).collect();
     let bytes = postcard::to_allocvec(&manifest).map_err(|e| PlanError::Manifest(e.to_string()))?;
     writer.add(SectionSpec::new(SectionKind::Manifest, MANIFEST), &bytes)?;
-    let pieces: Vec<(usize, Box<dyn Fn(&mut [u8]) + Send + Sync + '_>)> = manifest
-        .constants
+    let pieces: Vec<(usize, Box<dyn Fn(&mut [u8]) + Send + Sync + '_>)> = constants
         .iter()
-        .zip(&constants)
-        .map(|(e, t)| {
+        .map(|(offset, t)| {
             let copy: Box<dyn Fn(&mut [u8]) + Send + Sync + '_> =
                 Box::new(|out: &mut [u8]| out.copy_from_slice(t.bytes()));
-            (e.offset as usize, copy)
+            (*offset, copy)
         })
         .collect();
-    let lengths: Vec<usize> = constants.iter().map(|t| t.bytes().len()).collect();
+    let lengths: Vec<usize> = constants.iter().map(|(_, t)| t.bytes().len()).collect();
     writer.fill(SectionSpec::new(SectionKind::Weights, WEIGHTS), raw, |out| {
         fill_parallel(out, &pieces, &lengths, threads);
         Ok::<(), PlanError>(())
@@ -109,7 +173,7 @@ pub(crate) fn write(
     let pieces: Vec<(usize, Box<dyn Fn(&mut [u8]) + Send + Sync + '_>)> =
         to_pack.into_iter().map(|p| (p.entry.offset as usize, p.pack)).collect();
     writer.fill(
-        SectionSpec::new(SectionKind::Device, DEVICE).fingerprint(device_fields(isa)),
+        SectionSpec::new(SectionKind::Device, DEVICE).fingerprint(device_fields(program.isa)),
         packed,
         |out| {
             fill_parallel(out, &pieces, &lengths, threads);
@@ -193,12 +257,24 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
     }
     let raw: Arc<dyn AsRef<[u8]> + Send + Sync> =
         Arc::new(Section(container.bytes(section(SectionKind::Weights, WEIGHTS, "weights")?)));
+    let device = container.bytes(section(SectionKind::Device, DEVICE, "device")?);
     let inconsistent = |what: &str, reason: String| PlanError::Inconsistent { what: what.to_owned(), reason };
     let mut constants = Vec::with_capacity(m.constants.len());
     for (i, e) in m.constants.iter().enumerate() {
         let count = e.shape.iter().try_fold(1usize, |a, d| a.checked_mul(*d)).filter(|n| *n < 1 << 48);
-        let bytes = count
-            .and_then(|n| Bytes::window(raw.clone(), usize::try_from(e.offset).ok()?, e.dtype.bytes(n)))
+        let bytes = count.and_then(|n| match &e.place {
+            ConstantPlace::Raw(offset) => {
+                Bytes::window(raw.clone(), usize::try_from(*offset).ok()?, e.dtype.bytes(n))
+            }
+            ConstantPlace::Packed(position, tactic) => {
+                let entry = m.packed.get(*position as usize)?;
+                let packed = device.slice(entry.range()?)?;
+                let constant = Deferred::new(&m.network, isa, m.precision, entry, tactic, packed)?;
+                (constant.length() == e.dtype.bytes(n))
+                    .then(|| Bytes::deferred(Arc::new(constant), e.dtype.bytes(n)))
+            }
+        });
+        let bytes = bytes
             .ok_or_else(|| inconsistent("constants", format!("constant {i} lies outside the weights")))?;
         constants.push(
             Tensor::new(e.dtype, &e.shape, bytes).map_err(|t| inconsistent("constants", t.to_string()))?,
@@ -234,16 +310,12 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
             list.push((t.size, t.threads, tactic));
         }
     }
-    let device = container.bytes(section(SectionKind::Device, DEVICE, "device")?);
     for e in &m.packed {
         let found = packing_name(&program, e);
         let Some((name, bytes)) = found else {
             return Err(inconsistent("packed weights", format!("no tactic reads packing `{}`", e.packing)));
         };
-        let range = usize::try_from(e.offset)
-            .ok()
-            .and_then(|o| Some(o..o.checked_add(usize::try_from(e.bytes).ok()?)?));
-        let slice = range.and_then(|r| device.get(r)).filter(|s| s.len() == bytes);
+        let slice = e.range().and_then(|r| device.get(r)).filter(|s| s.len() == bytes);
         let Some(slice) = slice else {
             return Err(inconsistent(
                 "packed weights",

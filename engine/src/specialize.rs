@@ -164,15 +164,22 @@ impl<'a> Planner<'a> {
 
     /// The place of a value that exists already, or comes from outside the stage.
     fn place(&mut self, v: ValueId) -> Result<&Place, RunError> {
+        let root = self.describe(v)?.root;
+        if let Some(t) = self.program.constant(v) {
+            self.roots[root as usize].address = t.bytes().as_ptr() as usize;
+        }
+        Ok(self.at(v))
+    }
+
+    /// [`Planner::place`], but that of a constant may lack its address: a plan need not hold the plain bytes of a constant
+    /// that is read packed, and getting them takes time and memory.
+    fn describe(&mut self, v: ValueId) -> Result<&Place, RunError> {
         if self.places[v.index()].is_none() {
             let desc = self.dense_desc(v)?;
             let bytes = desc.dense_bytes();
             let root = match self.program.network.value(v).def {
                 Def::Input(k) => self.root(Base::External(k), 0, bytes),
-                Def::Constant(_) => {
-                    let address = self.program.constant(v).map_or(0, |t| t.bytes().as_ptr() as usize);
-                    self.root(Base::Absolute, address, bytes)
-                }
+                Def::Constant(_) => self.root(Base::Absolute, 0, bytes),
                 Def::Node { node, .. } => match self.program.crossing[v.index()] {
                     Some(k) if self.program.node_stage[node.index()] < self.stage => {
                         self.root(self.external_crossing(k), 0, bytes)
@@ -314,7 +321,7 @@ impl<'a> Planner<'a> {
 
     fn compute(&mut self, id: NodeId, node: &'a Node) -> Result<(), RunError> {
         for v in &node.inputs {
-            self.place(*v)?;
+            self.describe(*v)?;
         }
         for v in &node.outputs {
             self.define(*v)?;
@@ -323,18 +330,16 @@ impl<'a> Planner<'a> {
             Some(layer) => layer,
             None => Arc::new(self.prepare(id, node)?),
         };
-        let inputs: SmallVec<[(u32, usize); 4]> = node
-            .inputs
-            .iter()
-            .zip(&layer.packed)
-            .map(|(v, packed)| match packed {
+        let mut inputs: SmallVec<[(u32, usize); 4]> = SmallVec::new();
+        for (v, packed) in node.inputs.iter().zip(&layer.packed) {
+            inputs.push(match packed {
                 Some(address) => (self.root(Base::Absolute, *address, 0), 0),
                 None => {
-                    let p = self.at(*v);
+                    let p = self.place(*v)?;
                     (p.root, p.offset)
                 }
-            })
-            .collect();
+            });
+        }
         let outputs = node.outputs.iter().map(|v| {
             let p = self.at(*v);
             (p.root, p.offset)

@@ -360,3 +360,28 @@ fn many_threads_share_an_engine() {
         }
     });
 }
+
+/// A plan holds weights once: packed for what reads them packed, raw for others, and both ways of reading agree.
+#[test]
+fn packed_constants_are_not_held_raw_as_well() {
+    let mut net = Network::new("once");
+    let x = net.add_input("x", f32s(&[4.into(), 96.into()]));
+    let (product, table) = (random(&[96, 512], 3), random(&[96, 96], 5));
+    let w = net.add_constant("w", product.clone());
+    let t = net.add_constant("t", table.clone());
+    let y = net.add("y", binary(BinaryOp::Add), &[x, x]).unwrap();
+    let wide = net.add("wide", ops::MatMul::default().into(), &[y, w]).unwrap();
+    // A product and a gather read the table.
+    let narrow = net.add("narrow", ops::MatMul::default().into(), &[y, t]).unwrap();
+    let places = net.add_input("places", TensorType::new(DType::I64, [Dim::Fixed(3)]));
+    let rows = net.add("rows", ops::Gather { axis: 0 }.into(), &[t, places]).unwrap();
+    net.set_outputs(vec![wide, narrow, rows]);
+    let places = Tensor::from_slice(&[3], &[5i64, 0, 95]).unwrap();
+    check(&net, &[vec![random(&[4, 96], 7), places]]);
+
+    let engine = build(&net, Isa::Portable, 1);
+    let raw = engine.plan().sections().iter().find(|s| s.name == "raw").unwrap().length();
+    assert_eq!(raw, table.bytes().len(), "of {} and {}", product.bytes().len(), table.bytes().len());
+    let kept = engine.network().constants();
+    assert!(kept.contains(&product) && kept.contains(&table), "weights are had back as they were");
+}

@@ -6,9 +6,11 @@ pub mod catalog;
 pub mod cpu;
 mod reference;
 mod tactic;
+mod unpack;
 
 pub use cpu::isa::Isa;
 pub use tactic::{
     Args, Class, Fit, Kernel, KernelError, Operand, Precision, Problem, Reject, Serial, Tactic, TensorDesc,
     Workers,
 };
+pub use unpack::unpack;

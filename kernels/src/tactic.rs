@@ -193,6 +193,13 @@ pub trait Tactic: Sync {
         None
     }
 
+    /// Whether packing constant operand `input` only moves elements of 4 or 8 bytes, each bit by bit to a place that its
+    /// number alone decides, among zeros: then [`unpack`](crate::unpack) has the constant back, and a plan need not hold
+    /// it beside its packed form.
+    fn packing_moves(&self, _p: &Problem<'_>, _input: usize) -> bool {
+        false
+    }
+
     /// Size of the packed operand.
     fn packed_bytes(&self, _p: &Problem<'_>, _input: usize) -> usize {
         0

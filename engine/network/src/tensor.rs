@@ -21,6 +21,11 @@ impl Bytes {
         (end <= (*owner).as_ref().len()).then_some(Bytes { owner, offset, len })
     }
 
+    /// The first `len` bytes of `owner`, which has as many and is not asked for them before they are read.
+    pub fn deferred(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, len: usize) -> Bytes {
+        Bytes { owner, offset: 0, len }
+    }
+
     pub fn as_slice(&self) -> &[u8] {
         &(*self.owner).as_ref()[self.offset..self.offset + self.len]
     }

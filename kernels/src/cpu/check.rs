@@ -207,6 +207,11 @@ pub fn run(
             tactic.packing(&problem, i).map(|_| {
                 let mut bytes = AlignedBytes::zeroed(tactic.packed_bytes(&problem, i));
                 tactic.pack(&problem, i, bytes.as_mut_slice());
+                if tactic.packing_moves(&problem, i) && matches!(inputs[i].dtype().bits(), 32 | 64) {
+                    let plain = crate::unpack(tactic, &problem, i, bytes.as_slice());
+                    let plain = plain.unwrap_or_else(|| panic!("{}: operand {i} is lost", tactic.id()));
+                    assert_eq!(plain.as_slice(), inputs[i].bytes(), "{}: operand {i} unpacked", tactic.id());
+                }
                 bytes
             })
         })

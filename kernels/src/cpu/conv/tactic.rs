@@ -182,6 +182,10 @@ impl<E: Number> Tactic for ConvTactic<E> {
         (input == 1 && p.inputs[1].constant.is_some()).then_some(self.packing)
     }
 
+    fn packing_moves(&self, p: &Problem<'_>, input: usize) -> bool {
+        self.packing(p, input).is_some()
+    }
+
     fn packed_bytes(&self, p: &Problem<'_>, input: usize) -> usize {
         let Op::Conv(op) = p.op else { return 0 };
         let shape = &p.inputs[input].desc.shape;

@@ -304,6 +304,10 @@ impl<E: Number> Tactic for ConvTransposeTactic<E> {
         (input == 1 && p.inputs[1].constant.is_some()).then_some(self.packing)
     }
 
+    fn packing_moves(&self, p: &Problem<'_>, input: usize) -> bool {
+        self.packing(p, input).is_some()
+    }
+
     fn packed_bytes(&self, p: &Problem<'_>, input: usize) -> usize {
         let Op::ConvTranspose(op) = p.op else { return 0 };
         Classes::new(op, &p.inputs[input].desc.shape)

@@ -255,6 +255,10 @@ impl<E: Number> Tactic for MatMulTactic<E> {
         (input == 1 && p.inputs[1].constant.is_some()).then_some(self.packing)
     }
 
+    fn packing_moves(&self, p: &Problem<'_>, input: usize) -> bool {
+        self.packing(p, input).is_some()
+    }
+
     fn packed_bytes(&self, p: &Problem<'_>, input: usize) -> usize {
         let Op::MatMul(op) = p.op else { return 0 };
         let desc = &p.inputs[input].desc;

@@ -129,6 +129,10 @@ impl Tactic for Recurrent {
         (matches!(input, 1 | 2) && p.inputs[input].constant.is_some()).then_some("rnn.f32.panels32")
     }
 
+    fn packing_moves(&self, p: &Problem<'_>, input: usize) -> bool {
+        self.packing(p, input).is_some()
+    }
+
     fn packed_bytes(&self, p: &Problem<'_>, input: usize) -> usize {
         op_of(p).map_or(0, |op| {
             let layout = Layout::new(op);
