@@ -30,6 +30,8 @@ chores
   zoo           write the model zoo into target/zoo: [--only resnet50,bert_base]
   check-models  compare Engraft with ONNX Runtime's CPU provider on the zoo: [--help]
   bench         time Engraft against ONNX Runtime on the zoo: [--help]
+  compiled      compile the zoo ahead of time, load it again, and compare (or, with --time, time it): [--help]
+  unseen        compare and time networks, or single operators, outside the zoo: [--help]
   growing       time a decoder whose shapes change with every run: [--help]
 
 environment
@@ -65,6 +67,8 @@ fn run(arguments: &[String]) -> Result<(), Error> {
         "wheel" => python::build_wheel(&workspace).map(|wheel| println!("{}", wheel.display())),
         "zoo" => models::materialize(&workspace, rest),
         "check-models" => models::check(&workspace, rest),
+        "compiled" => models::compiled(&workspace, rest),
+        "unseen" => models::unseen(&workspace, rest),
         "growing" => models::growing(&workspace, rest),
         "bench" => models::bench(&workspace, rest),
         "help" | "--help" | "-h" => {

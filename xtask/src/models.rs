@@ -43,6 +43,16 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
     program(workspace, &environment, "measure", arguments)
 }
 
+/// Compiles the zoo ahead of time and compares, or times, what is loaded again.
+pub fn compiled(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
+    program(workspace, &environment_with_wheel(workspace, REQUIREMENTS)?, "compiled", arguments)
+}
+
+/// Compares and times models that nothing was tuned on.
+pub fn unseen(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
+    program(workspace, &environment_with_wheel(workspace, REQUIREMENTS)?, "unseen", arguments)
+}
+
 /// Times a decoder whose shapes change with every run.
 pub fn growing(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
     program(workspace, &environment_with_wheel(workspace, REQUIREMENTS)?, "growing", arguments)
