@@ -153,6 +153,7 @@ impl Graph {
             padding: Padding::none(2),
             ceil_mode: false,
             indices: false,
+            column_major: false,
         };
         let y = self.op(pool, &[x]);
         self.transpose(y, &[0, 3, 1, 2])

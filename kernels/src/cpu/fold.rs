@@ -43,6 +43,59 @@ impl Axis {
     }
 }
 
+/// What one column of the block adds to a row: consecutive places to consecutive pixels of one remainder by the stride.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first_place: isize,
+    count: usize,
+    /// From the row's start, remainder after remainder.
+    to: isize,
+}
+
+impl Span {
+    /// Of column `k` of the block, in rows whose remainders are `run` elements apart.
+    fn new(axis: &Axis, k: usize, run: usize) -> Span {
+        // The pixel of the first place, and its number among those of its remainder.
+        let pixel = (k * axis.dilation) as isize - axis.begin as isize;
+        let stride = axis.stride as isize;
+        let (remainder, shift) = (pixel.rem_euclid(stride), pixel.div_euclid(stride));
+        // Pixels of this remainder that the row has.
+        let have = (axis.size as isize - remainder + stride - 1).div_euclid(stride).max(0);
+        let first = (-shift).max(0);
+        let last = (have - shift).min(axis.places as isize);
+        Span {
+            first_place: first,
+            count: (last - first).max(0) as usize,
+            to: remainder * run as isize + shift + first,
+        }
+    }
+}
+
+/// Rows of the block that meet a pixel, and the place where each does: per pixel of an axis.
+#[derive(Clone, Debug)]
+struct Meetings {
+    /// Where the list of each pixel begins; one more than there are pixels.
+    starts: Vec<u32>,
+    list: Vec<(u32, u32)>,
+}
+
+impl Meetings {
+    fn new(axis: &Axis) -> Meetings {
+        let (mut starts, mut list) = (vec![0], Vec::new());
+        for x in 0..axis.size {
+            let meets = |k| axis.place(x, k).map(|place| (k as u32, place as u32));
+            list.extend((0..axis.block).filter_map(meets));
+            starts.push(list.len() as u32);
+        }
+        Meetings { starts, list }
+    }
+
+    #[inline(always)]
+    fn of(&self, x: usize) -> &[(u32, u32)] {
+        &self.list[self.starts[x] as usize..self.starts[x + 1] as usize]
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     dtype: DType,
@@ -54,6 +107,15 @@ pub(crate) struct Shape {
     /// Elements between batches and channels, and along the axes, of y.
     y: [isize; 2],
     y_axes: [isize; AXES],
+    /// Of the first two axes.
+    meetings: [Meetings; 2],
+    /// By column of the block.
+    spans: Vec<Span>,
+}
+
+/// Elements of a row with one remainder by the stride.
+fn run_length(axis: &Axis) -> usize {
+    axis.size.div_ceil(axis.stride)
 }
 
 impl Shape {
@@ -79,6 +141,12 @@ impl Shape {
             axes[AXES - spatial + i] = Axis { size, places, block, stride, dilation, begin: begin[i] };
             y_axes[AXES - spatial + i] = y.strides[i + 2];
         }
+        let row = &axes[AXES - 1];
+        let spans = (0..row.block).map(|k| Span::new(row, k, run_length(row))).collect();
+        let most = x.shape.iter().chain(&y.shape).copied().max().unwrap_or(0);
+        if most > u32::MAX as usize {
+            return Err(Reject::new("an axis of more than 2^32 elements"));
+        }
         Ok(Shape {
             dtype: x.dtype,
             batch: y.shape[0],
@@ -87,12 +155,13 @@ impl Shape {
             x: [x.strides[0], x.strides[1]],
             y: [y.strides[0], y.strides[1]],
             y_axes,
+            meetings: [Meetings::new(&axes[0]), Meetings::new(&axes[1])],
+            spans,
         })
     }
 
-    /// Elements of a row with one remainder by the stride.
     fn run(&self) -> usize {
-        self.axes[AXES - 1].size.div_ceil(self.axes[AXES - 1].stride)
+        run_length(&self.axes[AXES - 1])
     }
 }
 
@@ -138,7 +207,7 @@ impl Units for Shape {
         let values =
             self.batch * self.channels * [a, b, c].map(|x| x.block * x.places).iter().product::<usize>();
         let rows = self.units() as f64;
-        100.0 + per_value * values as f64 + rows * (20.0 + 0.5 * c.size as f64)
+        100.0 + per_value * values as f64 + rows * (20.0 + 0.3 * c.size as f64)
     }
 
     /// One row, remainder after remainder.
@@ -190,32 +259,27 @@ impl<E: Copy + Default + std::ops::AddAssign + 'static> Task for Run<'_, E> {
                 // SAFETY: the row, in the result or in the scratch.
                 unsafe { row.add(k).write(E::default()) };
             }
-            for ka in 0..a.block {
-                let Some(pa) = a.place(i, ka) else { continue };
-                for kb in 0..b.block {
-                    let Some(pb) = b.place(j, kb) else { continue };
-                    for kc in 0..c.block {
-                        let element = ((channel * a.block + ka) * b.block + kb) * c.block + kc;
-                        let places = ((pa * b.places + pb) * c.places) as isize;
-                        let from = x.wrapping_offset(
-                            n as isize * shape.x[0] + element as isize * shape.x[1] + places,
-                        );
-                        // The pixel of the first place, and its number among those of its remainder.
-                        let pixel = (kc * c.dilation) as isize - c.begin as isize;
-                        let stride = c.stride as isize;
-                        let (remainder, shift) = (pixel.rem_euclid(stride), pixel.div_euclid(stride));
-                        // Pixels of this remainder that the row has.
-                        let have = (c.size as isize - remainder + stride - 1).div_euclid(stride).max(0);
-                        let first = (-shift).max(0);
-                        let last = (have - shift).min(c.places as isize);
-                        let to = row.wrapping_offset(remainder * run as isize + shift);
-                        let count = (last - first).max(0) as usize;
+            for &(ka, pa) in shape.meetings[0].of(i) {
+                for &(kb, pb) in shape.meetings[1].of(j) {
+                    let element = ((channel * a.block + ka as usize) * b.block + kb as usize) * c.block;
+                    let places = ((pa as usize * b.places + pb as usize) * c.places) as isize;
+                    let mut from =
+                        x.wrapping_offset(n as isize * shape.x[0] + element as isize * shape.x[1] + places);
+                    for span in &shape.spans {
+                        let (to, from_span) =
+                            (row.wrapping_offset(span.to), from.wrapping_offset(span.first_place));
                         // SAFETY: places of the blocks, pixels of the row.
-                        unsafe { add(to.wrapping_offset(first), from.wrapping_offset(first), count) };
+                        unsafe { add(to, from_span, span.count) };
+                        from = from.wrapping_offset(shape.x[1]);
                     }
                 }
             }
             if in_place {
+                continue;
+            }
+            if c.stride == 2 && shape.y_axes[2] == 1 {
+                // SAFETY: pixels of the row, in the scratch and in the result.
+                unsafe { weave(out, row, row.add(run), c.size) };
                 continue;
             }
             for remainder in 0..c.stride.min(c.size) {
@@ -233,24 +297,57 @@ impl<E: Copy + Default + std::ops::AddAssign + 'static> Task for Run<'_, E> {
     }
 }
 
+/// Writes `size` elements, from `even` and `odd` in turn.
+///
+/// # Safety
+/// They are writable at `out`; `even` has half of them, rounded up, and `odd` the others. `out` overlaps neither.
+#[inline(always)]
+unsafe fn weave<E: Copy>(out: *mut E, even: *const E, odd: *const E, size: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        for k in 0..size / 2 {
+            out.add(2 * k).cast::<[E; 2]>().write_unaligned([*even.add(k), *odd.add(k)]);
+        }
+        if size % 2 == 1 {
+            out.add(size - 1).write(*even.add(size / 2));
+        }
+    }
+}
+
 /// Adds `count` elements, blocks of which become vectors.
 ///
 /// # Safety
 /// They are readable and, at `to`, writable, and do not overlap.
 #[inline(always)]
 unsafe fn add<E: Copy + std::ops::AddAssign>(to: *mut E, from: *const E, count: usize) {
-    const LANES: usize = 16;
-    // SAFETY: the caller's.
-    unsafe {
-        let mut k = 0;
-        while k + LANES <= count {
-            let mut sums = to.add(k).cast::<[E; LANES]>().read_unaligned();
-            let values = from.add(k).cast::<[E; LANES]>().read_unaligned();
-            for l in 0..LANES {
+    /// # Safety
+    /// As [`add`], of `N` elements.
+    #[inline(always)]
+    unsafe fn block<E: Copy + std::ops::AddAssign, const N: usize>(to: *mut E, from: *const E) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = to.cast::<[E; N]>().read_unaligned();
+            let values = from.cast::<[E; N]>().read_unaligned();
+            for l in 0..N {
                 sums[l] += values[l];
             }
-            to.add(k).cast::<[E; LANES]>().write_unaligned(sums);
-            k += LANES;
+            to.cast::<[E; N]>().write_unaligned(sums);
+        }
+    }
+    // SAFETY: blocks below the count.
+    unsafe {
+        let mut k = 0;
+        while k + 16 <= count {
+            block::<E, 16>(to.add(k), from.add(k));
+            k += 16;
+        }
+        if k + 8 <= count {
+            block::<E, 8>(to.add(k), from.add(k));
+            k += 8;
+        }
+        if k + 4 <= count {
+            block::<E, 4>(to.add(k), from.add(k));
+            k += 4;
         }
         for k in k..count {
             *to.add(k) += *from.add(k);

@@ -64,7 +64,15 @@ macro_rules! with_ordered {
     };
 }
 
-fn shape(p: &Problem<'_>) -> Result<(Shape, bool), Reject> {
+/// Which places of maxima are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Indices {
+    None,
+    RowMajor,
+    ColumnMajor,
+}
+
+fn shape(p: &Problem<'_>) -> Result<(Shape, Indices), Reject> {
     let Op::Pool(op) = p.op else { return Err(Reject::new("not pooling")) };
     if op.kind != PoolKind::Max {
         return Err(Reject::new("not of maxima"));
@@ -86,11 +94,18 @@ fn shape(p: &Problem<'_>) -> Result<(Shape, bool), Reject> {
             return Err(Reject::new("more than 2^32 places"));
         }
     }
-    Ok((shape, op.indices))
+    Ok((
+        shape,
+        match (op.indices, op.column_major) {
+            (false, _) => Indices::None,
+            (true, false) => Indices::RowMajor,
+            (true, true) => Indices::ColumnMajor,
+        },
+    ))
 }
 
-fn cost(shape: &Shape, isa: Isa, indices: bool) -> f64 {
-    shape.cost(isa) * if indices { 4.0 } else { 2.0 }
+fn cost(shape: &Shape, isa: Isa, indices: Indices) -> f64 {
+    shape.cost(isa) * if indices == Indices::None { 2.0 } else { 4.0 }
 }
 
 impl Tactic for MaxPoolTactic {
@@ -121,7 +136,7 @@ impl Tactic for MaxPoolTactic {
 
 struct MaxPoolKernel {
     shape: Shape,
-    indices: bool,
+    indices: Indices,
     isa: Isa,
     phases: [usize; 1],
 }
@@ -135,12 +150,13 @@ impl Kernel for MaxPoolKernel {
         let (first, last) = share(self.shape.units(), self.phases[0], task);
         with_ordered!(self.shape.dtype, T => {
             let (x, y) = (args.inputs[0].cast::<T>(), args.outputs[0].cast::<T>());
-            if self.indices {
-                let places = args.outputs[1].cast::<i64>();
-                dispatch(self.isa, Run::<T, true> { shape: &self.shape, x, y, places, first, last });
-            } else {
+            let (shape, column_major) = (&self.shape, self.indices == Indices::ColumnMajor);
+            if self.indices == Indices::None {
                 let places = std::ptr::null_mut();
-                dispatch(self.isa, Run::<T, false> { shape: &self.shape, x, y, places, first, last });
+                dispatch(self.isa, Run::<T, false> { shape, x, y, places, column_major, first, last });
+            } else {
+                let places = args.outputs[1].cast::<i64>();
+                dispatch(self.isa, Run::<T, true> { shape, x, y, places, column_major, first, last });
             }
         });
         Ok(())
@@ -153,6 +169,7 @@ struct Run<'a, T, const INDICES: bool> {
     x: *const T,
     y: *mut T,
     places: *mut i64,
+    column_major: bool,
     first: usize,
     last: usize,
 }
@@ -162,8 +179,13 @@ impl<T: Ordered, const INDICES: bool> Task for Run<'_, T, INDICES> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let Run { shape, x, y, places, first, last } = self;
+        let Run { shape, x, y, places, column_major, first, last } = self;
         let [a, b, c] = shape.axes;
+        // How far a step along each axis counts.
+        let steps = match column_major {
+            true => [1, a.input, a.input * b.input],
+            false => [b.input * c.input, c.input, 1],
+        };
         let size: usize = shape.axes.iter().map(|axis| axis.input).product();
         for unit in first..last {
             let (rest, j) = (unit / b.output, unit % b.output);
@@ -176,7 +198,7 @@ impl<T: Ordered, const INDICES: bool> Task for Run<'_, T, INDICES> {
                 let pixel = unit * c.output + k;
                 for ch in (0..shape.channels).step_by(CHANNELS) {
                     let lanes = CHANNELS.min(shape.channels - ch);
-                    let window = Window { shape, image: image.wrapping_add(ch), at: [i, j, k], taps };
+                    let window = Window { shape, image: image.wrapping_add(ch), at: [i, j, k], taps, steps };
                     // SAFETY: taps lie inside the input, output positions inside the output, channels below their number.
                     unsafe {
                         let (best, place) = if lanes == CHANNELS {
@@ -208,6 +230,8 @@ struct Window<'a, T> {
     image: *const T,
     at: [usize; AXES],
     taps: [(usize, usize); AXES],
+    /// What a step along each axis adds to the number of a pixel.
+    steps: [usize; AXES],
 }
 
 impl<T: Ordered> Window<'_, T> {
@@ -226,8 +250,8 @@ impl<T: Ordered> Window<'_, T> {
         if i0 >= i1 || j0 >= j1 || k0 >= k1 {
             return (best, None);
         }
-        let first = (place(&a, self.at[0], i0) * b.input + place(&b, self.at[1], j0)) * c.input
-            + place(&c, self.at[2], k0);
+        let number = |z: usize, y: usize, x: usize| z * self.steps[0] + y * self.steps[1] + x * self.steps[2];
+        let first = number(place(&a, self.at[0], i0), place(&b, self.at[1], j0), place(&c, self.at[2], k0));
         let mut places = [first as u32; CHANNELS];
         for i in i0..i1 {
             let z = place(&a, self.at[0], i);
@@ -237,7 +261,7 @@ impl<T: Ordered> Window<'_, T> {
                 for k in k0..k1 {
                     let x = place(&c, self.at[2], k);
                     let p = row.wrapping_offset(x as isize * c.from);
-                    let number = ((z * b.input + y) * c.input + x) as u32;
+                    let number = number(z, y, x) as u32;
                     let mut values = [T::LOWEST; CHANNELS];
                     // SAFETY: by the caller's contract.
                     unsafe {

@@ -392,6 +392,7 @@ mod tests {
                 padding,
                 ceil_mode: r.chance(40),
                 indices: false,
+                column_major: false,
             }
             .into();
             let dtype = r.pick(&[DType::F32, DType::F32, DType::F16, DType::BF16]);

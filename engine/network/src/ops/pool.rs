@@ -18,7 +18,7 @@ pub enum PoolKind {
 
 /// Pooling, **channels-last by definition**: x `[N, spatial.., C]` to `[N, spatial'.., C]`, as ONNX MaxPool, AveragePool,
 /// LpPool. With `indices` (max only) a second output `i64` holds the flat index into x **as if it were `[N, C,
-/// spatial..]`**, row-major (ONNX's convention).
+/// spatial..]`**, row-major (ONNX's convention); `column_major`: within an image counted along the first spatial axis first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pool {
     pub kind: PoolKind,
@@ -28,6 +28,7 @@ pub struct Pool {
     pub padding: Padding,
     pub ceil_mode: bool,
     pub indices: bool,
+    pub column_major: bool,
 }
 
 impl Operator for Pool {
@@ -51,6 +52,9 @@ impl Operator for Pool {
         }
         if matches!(self.kind, PoolKind::Lp { p: 0 }) {
             return Err(check::attribute("p", "is 0"));
+        }
+        if self.column_major && !self.indices {
+            return Err(check::attribute("column_major", "says how indices count, of which there are none"));
         }
         if self.indices && self.kind != PoolKind::Max {
             return Err(check::attribute("indices", "only maximum pooling has indices"));
@@ -89,6 +93,7 @@ impl Operator for Pool {
             &self.padding,
         );
         let (n, c) = (x.shape()[0], x.shape()[last]);
+        let x_sizes = x.shape()[1..last].to_vec();
         let (size, places) = (window.inputs(), window.outputs());
         let t = x.dtype();
         let mut indices = vec![0i64; if self.indices { n * places * c } else { 0 }];
@@ -126,7 +131,8 @@ impl Operator for Pool {
                                     _ => false,
                                 };
                                 if better && self.indices {
-                                    indices[to + ch] = ((b * c + ch) * size + i) as i64;
+                                    let place = if self.column_major { column_major(&x_sizes, i) } else { i };
+                                    indices[to + ch] = ((b * c + ch) * size + place) as i64;
                                 }
                             }
                             first = false;
@@ -176,6 +182,16 @@ impl Operator for Pool {
     }
 }
 
+/// The number of a pixel along the first axis first, of its row-major number.
+fn column_major(sizes: &[usize], mut pixel: usize) -> usize {
+    let mut place = 0;
+    for axis in (0..sizes.len()).rev() {
+        place += pixel % sizes[axis] * sizes[..axis].iter().product::<usize>();
+        pixel /= sizes[axis];
+    }
+    place
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +206,7 @@ mod tests {
             padding: Padding::Explicit { begin: vec![pads.0], end: vec![pads.1] },
             ceil_mode,
             indices: false,
+            column_major: false,
         });
         let x = Tensor::from_slice(&[1, x.len(), 1], x).unwrap();
         op.eval(&[x], &[]).unwrap()[0].to_vec().unwrap()
@@ -219,12 +236,22 @@ mod tests {
             padding: Padding::none(2),
             ceil_mode: false,
             indices: true,
+            column_major: false,
         });
         // Two channels: 1 2 3 4 and 8 7 6 5.
         let x = Tensor::from_slice(&[1, 2, 2, 2], &[1f32, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0]).unwrap();
         let y = op.eval(&[x], &[]).unwrap();
         assert_eq!(y[0].to_vec::<f32>().unwrap(), [4.0, 8.0]);
         assert_eq!(y[1].to_vec::<i64>().unwrap(), [3, 4]);
+    }
+
+    #[test]
+    fn pixels_are_counted_along_the_first_axis_first() {
+        let counted: Vec<usize> = (0..6).map(|pixel| column_major(&[2, 3], pixel)).collect();
+        assert_eq!(counted, [0, 2, 4, 1, 3, 5]);
+        // The pixel at 1, 2, 3 of 2 by 3 by 4.
+        assert_eq!(column_major(&[2, 3, 4], 23), 1 + 2 * 2 + 3 * 6);
+        assert_eq!(column_major(&[5], 3), 3);
     }
 
     #[test]

@@ -118,6 +118,7 @@ table! {
         padding: Padding = Padding::none(kernel.len()),
         ceil_mode: bool = false,
         indices: bool = false,
+        column_major: bool = false,
     }
     Transpose { perm: Vec<usize> }
     Reshape { shape: Vec<Dim> }

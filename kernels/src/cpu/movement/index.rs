@@ -31,6 +31,14 @@ impl Tuples {
         Ok(Tuples { wide, stride, axes: axes.into_iter().collect() })
     }
 
+    /// Size and stride in bytes of the one axis that single indices of 8 bytes lead along, if that is what tuples are.
+    pub fn single(&self) -> Option<(usize, isize)> {
+        match self.axes.as_slice() {
+            &[axis] if self.wide => Some(axis),
+            _ => None,
+        }
+    }
+
     /// The offset in bytes to which the tuple at `at` leads. Negative indices count from the end.
     ///
     /// # Safety

@@ -168,6 +168,37 @@ impl Kernel for ScatterKernel {
 }
 
 impl ScatterKernel {
+    /// [`ScatterKernel::scatter`] of elements `E` by one wide index each.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn replace<E: Copy>(
+        &self,
+        (size, stride): (usize, isize),
+        indices: *const u8,
+        updates: *const u8,
+        out: *mut u8,
+    ) -> Result<(), KernelError> {
+        let [so, si, su] = self.walk.strides();
+        let mut wrong = None;
+        self.walk.rows(0..self.walk.count(), |[oo, oi, ou], len| {
+            for j in 0..len as isize {
+                // SAFETY: as above; the place is checked.
+                unsafe {
+                    let index = indices.offset(oi + j * si).cast::<i64>().read_unaligned();
+                    let place = if index < 0 { index.wrapping_add(size as i64) } else { index };
+                    if place as u64 >= size as u64 {
+                        wrong = Some(index);
+                        return;
+                    }
+                    let element = updates.offset(ou + j * su).cast::<E>().read_unaligned();
+                    out.offset(oo + j * so + place as isize * stride).cast::<E>().write_unaligned(element);
+                }
+            }
+        });
+        wrong.map_or(Ok(()), |index| Err(KernelError::Index { index, size }))
+    }
+
     /// # Safety
     /// The walk, and all places inside of the axes that tuples index, lie inside of the views at these pointers.
     unsafe fn scatter(
@@ -176,6 +207,16 @@ impl ScatterKernel {
         updates: *const u8,
         out: *mut u8,
     ) -> Result<(), KernelError> {
+        if let (Some(axis), Write::Replace(Block::Run(bytes @ (4 | 8)))) = (self.tuples.single(), &self.write)
+        {
+            // SAFETY: passed on.
+            return unsafe {
+                match bytes {
+                    4 => self.replace::<[u8; 4]>(axis, indices, updates, out),
+                    _ => self.replace::<[u8; 8]>(axis, indices, updates, out),
+                }
+            };
+        }
         let [so, si, su] = self.walk.strides();
         let mut outcome = Ok(());
         self.walk.rows(0..self.walk.count(), |[oo, oi, ou], len| {

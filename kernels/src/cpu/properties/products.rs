@@ -152,6 +152,7 @@ pub(super) fn pool(d: &Draw) -> Case {
         padding: w.padding,
         ceil_mode: d.flags[1],
         indices: maxima && d.flags[3],
+        column_major: maxima && d.flags[3] && d.flags[0],
     };
     Case::new(op, vec![d.random().tensor(dtype, &shape, 2.0 * range(dtype))])
 }

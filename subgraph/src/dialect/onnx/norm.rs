@@ -226,6 +226,7 @@ fn lrn(n: &mut NodeLowering) -> Result<()> {
         padding: ops::Padding::Explicit { begin: vec![(size - 1) / 2], end: vec![size / 2] },
         ceil_mode: false,
         indices: false,
+        column_major: false,
     };
     let mean = n.emit(window, &[rows])?;
     let mean = n.reshape(mean, shape)?;

@@ -11,10 +11,7 @@ use crate::lower::{NodeLowering, Reject};
 type Result<T> = std::result::Result<T, Reject>;
 
 pub(super) const ROWS: &[Row] = &[
-    row("MaxPool", 1, |n| {
-        pool(n, ops::PoolKind::Max)?;
-        if n.wants(1) && n.flag("storage_order")? { column_major(n) } else { Ok(()) }
-    }),
+    row("MaxPool", 1, |n| pool(n, ops::PoolKind::Max)),
     row("AveragePool", FIRST, |n| {
         let count_include_pad = n.flag("count_include_pad")?;
         pool(n, ops::PoolKind::Average { count_include_pad })
@@ -49,6 +46,7 @@ fn pool(n: &mut NodeLowering, kind: ops::PoolKind) -> Result<()> {
         padding: padding(n, spatial)?,
         ceil_mode: n.flag("ceil_mode")?,
         indices: n.wants(1),
+        column_major: n.wants(1) && n.flag("storage_order")?,
     };
     let x = n.channels_last(x)?;
     let outputs = n.emit_many(op, &[x])?;
@@ -76,33 +74,6 @@ fn global_power(n: &mut NodeLowering, p: f64) -> Result<()> {
     let sum = n.emit(ops::Reduce { op: ops::ReduceOp::Sum, axes, keep_dims: true }, &[power])?;
     let y = n.with_scalar(BinaryOp::Pow, sum, 1.0 / p)?;
     n.set(0, y);
-    Ok(())
-}
-
-/// Turns the indices of a maximum pool, which count along the last spatial axis first, into those that count along the
-/// first one first.
-fn column_major(n: &mut NodeLowering) -> Result<()> {
-    let Some(indices) = n.output(1) else { return Ok(()) };
-    let spatial: Vec<Dim> = n.input_type(0)?.shape[2..].to_vec();
-    // Quotient and remainder by a size.
-    let divide = |n: &mut NodeLowering, x, size: &Dim| -> Result<_> {
-        let size = size_scalar(n, size)?;
-        let quotient = n.binary(BinaryOp::Div, x, size)?;
-        let whole = n.binary(BinaryOp::Mul, quotient, size)?;
-        Ok((quotient, n.binary(BinaryOp::Sub, x, whole)?))
-    };
-    let (_, mut rest) = divide(n, indices, &Dim::product(&spatial))?;
-    let mut place = n.binary(BinaryOp::Sub, indices, rest)?;
-    // From the last axis to the first: the position along it, times the sizes before it.
-    for (axis, size) in spatial.iter().enumerate().skip(1).rev() {
-        let (quotient, position) = divide(n, rest, size)?;
-        let step = size_scalar(n, &Dim::product(&spatial[..axis]))?;
-        let offset = n.binary(BinaryOp::Mul, position, step)?;
-        place = n.binary(BinaryOp::Add, place, offset)?;
-        rest = quotient;
-    }
-    let place = n.binary(BinaryOp::Add, place, rest)?;
-    n.set(1, place);
     Ok(())
 }
 
