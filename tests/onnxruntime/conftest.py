@@ -16,6 +16,15 @@ import pytest
 EP_NAME = "EngraftExecutionProvider"
 
 
+RELEASE = tuple(map(int, ort.__version__.split(".")[:2]))
+"""The host's version, without its last part."""
+
+
+def since(major: int, minor: int, reason: str) -> pytest.MarkDecorator:
+    """Skips a test on hosts before this version, which cannot run it for the reason given."""
+    return pytest.mark.skipif(RELEASE < (major, minor), reason=f"ONNX Runtime before {major}.{minor}: {reason}")
+
+
 def library_path() -> str:
     """The library under test: `ENGRAFT_ORT_LIBRARY`, else that of the installed wheel."""
     if path := os.environ.get("ENGRAFT_ORT_LIBRARY"):

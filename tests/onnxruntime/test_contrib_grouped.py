@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import Engraft, assert_same, reference
+from conftest import Engraft, assert_same, reference, since
 from contrib import INTEGERS, Feed, agree, node_model, normal, placed, reason, sized
 
 # ---- rotary embeddings ----
@@ -194,10 +194,12 @@ def test_grouped_queries_with_sinks(engraft: Engraft, batch: int | str, form: st
     grouped_agree(engraft, made, STEPS if batch == 1 else [*STEPS, *RAGGED], term=term)
 
 
+@since(1, 32, "no such attribute")
 def test_grouped_queries_that_see_all(engraft: Engraft) -> None:
     grouped_agree(engraft, grouped_model(causal=0), [([6], 6, 0), ([7, 5], 1, 6)])
 
 
+@since(1, 32, "no such operand")
 def test_padded_chunks(engraft: Engraft) -> None:
     """`query_seqlens`: new rows behind which padding follows."""
     made = grouped_model(rotary=16, extra=[None] * 4 + [("new", ["B"])], outputs=["y", "k1", "v1"])
@@ -221,7 +223,12 @@ def grouped_feed_with(made: onnx.ModelProto, lengths: list[int], new: list[int])
 @pytest.mark.parametrize(
     ("attributes", "outputs", "text"),
     [
-        ({"sliding_window_cache": 1, "local_window_size": 4}, ["y", "k1", "v1"], "sliding_window_cache"),
+        pytest.param(
+            {"sliding_window_cache": 1, "local_window_size": 4},
+            ["y", "k1", "v1"],
+            "sliding_window_cache",
+            marks=since(1, 32, "no such attribute"),
+        ),
         ({"qk_output": 1}, ["y", "k1", "v1", "qk"], "output_qk"),
     ],
 )
@@ -231,6 +238,7 @@ def test_grouped_queries_are_refused_by_name(
     assert text in reason(engraft, grouped_model(outputs=outputs, **attributes))
 
 
+@since(1, 28, "no such attribute")
 def test_a_quantized_cache_is_refused_by_name(engraft: Engraft) -> None:
     made = grouped_model(extra=[np.ones(1, np.float32)] * 2, k_quant_type="PER_TENSOR", v_quant_type="PER_TENSOR")
     for cache in made.graph.input[3:5]:

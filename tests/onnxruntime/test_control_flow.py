@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
-from conftest import Engraft, taken
+from conftest import RELEASE, Engraft, taken
 from models import branches, loop, model, value
 from onnx import TensorProto, helper
 
-BODIES = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 28)
+BODIES = RELEASE >= (1, 28)
 """Whether the host takes claims inside bodies."""
 
 

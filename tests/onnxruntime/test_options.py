@@ -7,10 +7,8 @@ from typing import Any
 
 import onnxruntime as ort
 import pytest
-from conftest import EP_NAME, Engraft
+from conftest import EP_NAME, Engraft, since
 from models import mlp
-
-RELEASE = tuple(map(int, ort.__version__.split(".")[:2]))
 
 VALID = {
     "precision": "fp32",
@@ -60,7 +58,7 @@ def test_others_are_refused_by_name(engraft: Engraft, options: dict[str, Any], m
     assert message in str(caught.value)
 
 
-@pytest.mark.skipif(RELEASE < (1, 28), reason="older hosts take plugin providers by device alone")
+@since(1, 28, "plugin providers are taken by device alone")
 def test_the_provider_can_be_named(engraft: Engraft) -> None:
     report = engraft.folder / "named.json"
     options = {"placement_report_path": str(report), "engine_cache_enable": "0", "partition_policy": "maximal"}

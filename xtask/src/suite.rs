@@ -43,6 +43,13 @@ const CORE: &[&str] = &[
     "onnxruntime/test_sessions.py",
     "onnxruntime/test_compiled.py",
     "onnxruntime/test_steady_state.py",
+    "onnxruntime/test_contrib.py",
+    "onnxruntime/test_contrib_attention.py",
+    "onnxruntime/test_contrib_grouped.py",
+    "onnxruntime/test_spatial.py",
+    "onnxruntime/test_signal.py",
+    "onnxruntime/test_ml.py",
+    "onnxruntime/test_architectures.py",
     "wheel/test_enable.py",
     "custom_op/test_segment.py",
 ];
