@@ -117,8 +117,21 @@ impl<'g> Partitioner<'g, '_> {
     fn touches_quantization(&self, node: &HostNode) -> bool {
         let quantized = |index: usize| is_quantization(&self.graph.nodes[index]);
         let from = node.uses().filter_map(|value| self.producers[value.index()]).any(quantized);
+        if self.finishes_integer_product(node, 3) {
+            return true;
+        }
         let mut outputs = node.outputs.iter().flatten();
         from || outputs.any(|output| self.uses.readers(*output).any(quantized))
+    }
+
+    /// Whether the node is one of up to `steps` that turn a product of integers into floats, which hosts compute as one.
+    fn finishes_integer_product(&self, node: &HostNode, steps: usize) -> bool {
+        let before = node.uses().filter_map(|value| self.producers[value.index()]);
+        steps > 0
+            && scales_integers(node)
+            && before.map(|index| &self.graph.nodes[index]).any(|producer| {
+                is_integer_product(producer) || self.finishes_integer_product(producer, steps - 1)
+            })
     }
 
     /// Lowers the whole graph. A node that is refused now or was before becomes inputs of what follows.
@@ -331,5 +344,15 @@ impl<'g> Partitioner<'g, '_> {
 
 fn is_quantization(node: &HostNode) -> bool {
     matches!(node.op_type.as_str(), "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear")
+        || is_integer_product(node)
         || node.op_type.starts_with("FakeQuantWithMinMax")
+}
+
+fn is_integer_product(node: &HostNode) -> bool {
+    matches!(node.op_type.as_str(), "MatMulInteger" | "ConvInteger")
+}
+
+/// What a host fuses with the product of integers before it: conversion, scaling, bias.
+fn scales_integers(node: &HostNode) -> bool {
+    matches!(node.op_type.as_str(), "Cast" | "Mul" | "Add")
 }

@@ -171,6 +171,28 @@ fn quantized_regions_stay_under_profit() {
     assert_eq!(partition(&b.graph, &AcceptAll, &maximal()).report.taken, 3);
 }
 
+/// Hosts compute a product of integers, its conversion, its scale and its bias as one: none of it is taken from between.
+#[test]
+fn products_of_integers_stay_whole_under_profit() {
+    let mut b = Builder::new(17);
+    let x = b.input("x", DType::F32, &[fix(256), fix(256)]);
+    let quantized = b.node_of("DynamicQuantizeLinear", &[Some(x)], &[], 3);
+    let (q, scale, zero) = (quantized[0], quantized[1], quantized[2]);
+    let weights = b.input("w", DType::I8, &[fix(256), fix(256)]);
+    let product = b.node("MatMulInteger", &[q, weights, zero], &[]);
+    let float = b.node("Cast", &[product], &[("to", Attribute::Int(1))]);
+    let factor = b.constant(ramp(&[]));
+    let scale = b.node("Mul", &[scale, factor], &[]);
+    let scaled = b.node("Mul", &[float, scale], &[]);
+    let bias = b.constant(ramp(&[256]));
+    let biased = b.node("Add", &[scaled, bias], &[]);
+    let y = b.node("MatMul", &[biased, x], &[]);
+    b.output(y);
+    let parts = partition(&b.graph, &AcceptAll, &PartitionOptions::default());
+    let taken = parts.segments.iter().map(|s| s.nodes.len()).collect::<Vec<_>>();
+    assert_eq!(taken, [1], "the product of floats alone: {}", parts.report);
+}
+
 /// A shape computed before a refused node and used after it.
 #[test]
 fn shapes_cross_borders() {
