@@ -34,6 +34,11 @@ impl Reject {
         Reject { reason: reason.into(), remedy: Remedy::default() }
     }
 
+    /// Of a node that is not what its operator's specification allows.
+    pub fn invalid(reason: impl Into<String>) -> Reject {
+        Reject::new(reason).remedy(Remedy::Correct)
+    }
+
     /// States what would have to change.
     #[must_use]
     pub fn remedy(self, remedy: Remedy) -> Reject {

@@ -100,7 +100,7 @@ fn spelled_out(n: &mut NodeLowering, [mut q, k, v]: [ValueId; 3], how: &Scores) 
 }
 
 fn four(n: &NodeLowering, x: ValueId) -> Result<[Dim; 4]> {
-    <[Dim; 4]>::try_from(n.shape(x)).map_err(|_| Reject::new("wants rank 4"))
+    <[Dim; 4]>::try_from(n.shape(x)).map_err(|_| Reject::invalid("wants rank 4"))
 }
 
 /// `bool [rows, keys]`: row `i` sees the keys up to `i + offset`.
@@ -136,7 +136,7 @@ pub(super) fn scale(n: &NodeLowering, q: ValueId) -> Result<f64> {
 /// A number of heads given as an attribute.
 pub(super) fn heads(n: &NodeLowering, name: &str) -> Result<Dim> {
     match size_of(name, n.int_or(name, 0)?)? {
-        0 => Err(Reject::new(format!("attribute {name} is missing"))),
+        0 => Err(Reject::invalid(format!("attribute {name} is missing"))),
         heads => Ok(Dim::from(heads)),
     }
 }
@@ -144,7 +144,7 @@ pub(super) fn heads(n: &NodeLowering, name: &str) -> Result<Dim> {
 /// `[B, S, H * D]` as `[B, S, H, D]`.
 pub(super) fn apart(n: &mut NodeLowering, x: ValueId, heads: &Dim) -> Result<ValueId> {
     let [batch, length, width] =
-        <[Dim; 3]>::try_from(n.shape(x)).map_err(|_| Reject::new("wants rank 3 or 4"))?;
+        <[Dim; 3]>::try_from(n.shape(x)).map_err(|_| Reject::invalid("wants rank 3 or 4"))?;
     let size = width.floor_div(heads);
     n.reshape(x, vec![batch, length, heads.clone(), size])
 }

@@ -24,7 +24,7 @@ pub(super) fn sizes(n: &NodeLowering, name: &str, count: usize, default: usize) 
     match n.ints(name)? {
         None => Ok(vec![default; count]),
         Some(list) if list.len() == count => list.iter().map(|&size| size_of(name, size)).collect(),
-        Some(list) => Err(Reject::new(format!("{name} {list:?} do not fit {count} spatial axes"))),
+        Some(list) => Err(Reject::invalid(format!("{name} {list:?} do not fit {count} spatial axes"))),
     }
 }
 
@@ -39,7 +39,7 @@ pub(super) fn padding(n: &NodeLowering, spatial: usize) -> Result<ops::Padding> 
         "VALID" => Ok(ops::Padding::none(spatial)),
         "SAME_UPPER" => Ok(ops::Padding::SameUpper),
         "SAME_LOWER" => Ok(ops::Padding::SameLower),
-        other => Err(Reject::new(format!("auto_pad {other:?} is not defined"))),
+        other => Err(Reject::invalid(format!("auto_pad {other:?} is not defined"))),
     }
 }
 
@@ -55,7 +55,7 @@ fn groups(n: &NodeLowering) -> Result<usize> {
     usize::try_from(n.int_or("group", 1)?)
         .ok()
         .filter(|&groups| groups > 0)
-        .ok_or_else(|| Reject::new("group must be positive"))
+        .ok_or_else(|| Reject::invalid("group must be positive"))
 }
 
 /// The convolution proper, given the operands in ONNX's layout.
@@ -67,7 +67,7 @@ pub(super) fn convolve(
 ) -> Result<ValueId> {
     let spatial = spatial_axes(n, x)?;
     if n.rank(w) != spatial + 2 {
-        return Err(Reject::new("the weights' rank does not fit the input's"));
+        return Err(Reject::invalid("the weights' rank does not fit the input's"));
     }
     let op = ops::Conv {
         strides: sizes(n, "strides", spatial, 1)?,
@@ -117,7 +117,7 @@ fn conv_transpose(n: &mut NodeLowering) -> Result<()> {
     let (x, w, bias) = (n.input(0)?, n.input(1)?, n.optional(2)?);
     let spatial = spatial_axes(n, x)?;
     if n.rank(w) != spatial + 2 {
-        return Err(Reject::new("the weights' rank does not fit the input's"));
+        return Err(Reject::invalid("the weights' rank does not fit the input's"));
     }
     let strides = sizes(n, "strides", spatial, 1)?;
     let dilations = sizes(n, "dilations", spatial, 1)?;

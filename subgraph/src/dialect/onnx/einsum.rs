@@ -24,9 +24,9 @@ fn labels(text: &str, rank: Option<usize>, ellipsis: usize) -> Result<Vec<Label>
     let under = match rank {
         Some(rank) if text.contains('.') => rank
             .checked_sub(letters)
-            .ok_or_else(|| Reject::new(format!("term {text:?} does not fit rank {rank}")))?,
+            .ok_or_else(|| Reject::invalid(format!("term {text:?} does not fit rank {rank}")))?,
         Some(rank) if rank != letters => {
-            return Err(Reject::new(format!("term {text:?} does not fit rank {rank}")));
+            return Err(Reject::invalid(format!("term {text:?} does not fit rank {rank}")));
         }
         Some(_) => 0,
         None => ellipsis,

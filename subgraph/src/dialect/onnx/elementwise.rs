@@ -114,7 +114,7 @@ pub(super) const ROWS: &[Row] = &[
     row("BitShift", 11, |n| match n.string_or("direction", "")? {
         "LEFT" => binary(n, BinaryOp::Shl),
         "RIGHT" => binary(n, BinaryOp::Shr),
-        other => Err(Reject::new(format!("direction {other:?} is not defined"))),
+        other => Err(Reject::invalid(format!("direction {other:?} is not defined"))),
     }),
     row("Equal", FIRST, |n| binary(n, BinaryOp::Eq)),
     row("Greater", FIRST, |n| binary(n, BinaryOp::Gt)),
@@ -310,7 +310,7 @@ fn gelu(n: &mut NodeLowering) -> Result<()> {
     match n.string_or("approximate", "none")? {
         "none" => unary(n, UnaryOp::Gelu),
         "tanh" => unary(n, UnaryOp::GeluTanh),
-        other => Err(Reject::new(format!("approximation {other:?} is not defined"))),
+        other => Err(Reject::invalid(format!("approximation {other:?} is not defined"))),
     }
 }
 
@@ -433,7 +433,7 @@ pub(in crate::dialect) fn select(n: &mut NodeLowering) -> Result<()> {
 }
 
 fn cast(n: &mut NodeLowering) -> Result<()> {
-    let element_type = n.int("to")?.ok_or_else(|| Reject::new("attribute to is missing"))?;
+    let element_type = n.int("to")?.ok_or_else(|| Reject::invalid("attribute to is missing"))?;
     let to = dtype_of(element_type)
         .ok_or_else(|| Reject::new(format!("casting to element type {element_type} is not supported")))?;
     cast_to(n, to)

@@ -47,7 +47,7 @@ fn likelihood_loss(n: &mut NodeLowering, x: ValueId) -> Result<ValueId> {
     let dtype = n.dtype(x);
     let shape = n.shape(target);
     if n.rank(x) != shape.len() + 1 || shape.is_empty() {
-        return Err(Reject::new("the target must have the axes of the scores but for the classes"));
+        return Err(Reject::invalid("the target must have the axes of the scores but for the classes"));
     }
     let ignored = match n.int("ignore_index")? {
         None => None,
@@ -91,7 +91,7 @@ fn likelihood_loss(n: &mut NodeLowering, x: ValueId) -> Result<ValueId> {
             let (loss, share) = (reduce(n, ops::ReduceOp::Sum, loss)?, reduce(n, ops::ReduceOp::Sum, share)?);
             n.binary(BinaryOp::Div, loss, share)
         }
-        (other, _) => Err(Reject::new(format!("reduction {other:?} is not defined"))),
+        (other, _) => Err(Reject::invalid(format!("reduction {other:?} is not defined"))),
     }
 }
 
@@ -101,7 +101,7 @@ fn causal_conv(n: &mut NodeLowering) -> Result<()> {
     let (bias, past) = (n.optional(2)?, n.optional(3)?);
     let (shape, kernel) = (n.shape(x), n.shape(weight));
     let ([_, channels, _], [_, _, taps]) = (shape.as_slice(), kernel.as_slice()) else {
-        return Err(Reject::new("wants [N, C, L] and weights [C, 1, k]"));
+        return Err(Reject::invalid("wants [N, C, L] and weights [C, 1, k]"));
     };
     let groups = channels
         .fixed()
@@ -130,7 +130,7 @@ fn causal_conv(n: &mut NodeLowering) -> Result<()> {
     match n.string_or("activation", "none")? {
         "none" => {}
         "silu" | "swish" => y = n.unary(UnaryOp::Silu, y)?,
-        other => return Err(Reject::new(format!("activation {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("activation {other:?} is not defined"))),
     }
     let y = n.channels_first(y)?;
     n.set(0, y);

@@ -111,13 +111,13 @@ fn reduction(n: &NodeLowering) -> Result<ops::ScatterReduction> {
         "mul" => ops::ScatterReduction::Mul,
         "max" => ops::ScatterReduction::Max,
         "min" => ops::ScatterReduction::Min,
-        other => return Err(Reject::new(format!("reduction {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("reduction {other:?} is not defined"))),
     })
 }
 
 fn scatter_elements(n: &mut NodeLowering) -> Result<()> {
     let inputs = n.inputs()?;
-    let [x, ..] = inputs.as_slice() else { return Err(Reject::new("wants data, indices and updates")) };
+    let [x, ..] = inputs.as_slice() else { return Err(Reject::invalid("wants data, indices and updates")) };
     let axis = n.axis("axis", 0, n.rank(*x))?;
     let reduction = reduction(n)?;
     let y = n.emit(ops::ScatterElements { axis, reduction }, &inputs)?;
@@ -147,7 +147,7 @@ fn compress(n: &mut NodeLowering) -> Result<()> {
 fn one_hot(n: &mut NodeLowering) -> Result<()> {
     let depth = match n.dims(1, "the depth")?.as_slice() {
         [depth] => depth.clone(),
-        other => return Err(Reject::new(format!("{} values for the depth", other.len()))),
+        other => return Err(Reject::invalid(format!("{} values for the depth", other.len()))),
     };
     let (indices, values) = (n.input(0)?, n.input(2)?);
     let rank = n.rank(indices) + 1;
@@ -172,7 +172,7 @@ pub(in crate::dialect) fn reverse_steps(n: &mut NodeLowering, time_first: bool) 
     let (x, lengths) = (n.input(0)?, n.input(1)?);
     let shape = n.shape(x);
     let [first, second, rest @ ..] = shape.as_slice() else {
-        return Err(Reject::new("wants a batch and a time axis"));
+        return Err(Reject::invalid("wants a batch and a time axis"));
     };
     let one = Dim::Fixed(1);
     let lengths = n.cast(lengths, DType::I64)?;
@@ -214,10 +214,10 @@ fn tensor_scatter(n: &mut NodeLowering) -> Result<()> {
     let circular = match n.string_or("mode", "linear")? {
         "linear" => false,
         "circular" => true,
-        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("mode {other:?} is not defined"))),
     };
     if axis == 0 || n.rank(update) != shape.len() {
-        return Err(Reject::new("wants a batch axis before the axis of steps"));
+        return Err(Reject::invalid("wants a batch axis before the axis of steps"));
     }
     // One tuple of indices per batch, axes between, and step.
     let one = Dim::Fixed(1);

@@ -63,7 +63,7 @@ fn features(n: &mut NodeLowering, index: usize) -> Result<ValueId> {
 }
 
 fn required(n: &NodeLowering, name: &str) -> Result<Vec<f32>> {
-    n.floats(name)?.ok_or_else(|| Reject::new(format!("attribute {name} is missing")))
+    n.floats(name)?.ok_or_else(|| Reject::invalid(format!("attribute {name} is missing")))
 }
 
 fn scaler(n: &mut NodeLowering) -> Result<()> {
@@ -82,7 +82,7 @@ fn normalizer(n: &mut NodeLowering) -> Result<()> {
         "MAX" => ops::ReduceOp::Max,
         "L1" => ops::ReduceOp::L1,
         "L2" => ops::ReduceOp::L2,
-        other => return Err(Reject::new(format!("norm {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("norm {other:?} is not defined"))),
     };
     let x = features(n, 0)?;
     let axes = vec![n.rank(x).checked_sub(1).ok_or_else(|| Reject::new("a scalar has no features"))?];
@@ -124,7 +124,7 @@ fn imputer(n: &mut NodeLowering) -> Result<()> {
         DType::I64 => {
             let imputed = n
                 .ints("imputed_value_int64s")?
-                .ok_or_else(|| Reject::new("attribute imputed_value_int64s is missing"))?;
+                .ok_or_else(|| Reject::invalid("attribute imputed_value_int64s is missing"))?;
             let replaced = n.add_constant(Tensor::scalar(n.int_or("replaced_value_int64", 0)?));
             let hit = n.binary(BinaryOp::Eq, x, replaced)?;
             let imputed = Tensor::from_slice(&[imputed.len()], &imputed);
@@ -178,16 +178,16 @@ fn scores(n: &mut NodeLowering, targets: usize) -> Result<ValueId> {
     let x = match shape.as_slice() {
         [features] => n.reshape(x, vec![Dim::Fixed(1), features.clone()])?,
         [_, _] => x,
-        _ => return Err(Reject::new("wants a matrix of features")),
+        _ => return Err(Reject::invalid("wants a matrix of features")),
     };
     if width * targets != coefficients.len() || n.shape(x)[1].fixed() != i64::try_from(width).ok() {
-        return Err(Reject::new(format!("{} coefficients do not fit the features", coefficients.len())));
+        return Err(Reject::invalid(format!("{} coefficients do not fit the features", coefficients.len())));
     }
     let matrix = f32s(n, &[targets, width], &coefficients)?;
     let mut operands = vec![x, matrix];
     match n.floats("intercepts")?.filter(|intercepts| !intercepts.is_empty()) {
         Some(intercepts) if intercepts.len() != targets => {
-            return Err(Reject::new(format!("{} intercepts for {targets} targets", intercepts.len())));
+            return Err(Reject::invalid(format!("{} intercepts for {targets} targets", intercepts.len())));
         }
         Some(intercepts) => operands.push(f32s(n, &[targets], &intercepts)?),
         None => {}
@@ -220,7 +220,7 @@ fn linear_classifier(n: &mut NodeLowering) -> Result<()> {
     let labels = n.ints("classlabels_ints")?.unwrap_or_default();
     let classes = n.floats("intercepts")?.map_or(0, |intercepts| intercepts.len());
     if classes < 2 || labels.len() != classes {
-        return Err(Reject::new("wants scores and labels of two classes at least"));
+        return Err(Reject::invalid("wants scores and labels of two classes at least"));
     }
     let scores = scores(n, classes)?;
     let best = n.emit(ops::ArgReduce { max: true, axis: 1, keep_dims: false, last: false }, &[scores])?;

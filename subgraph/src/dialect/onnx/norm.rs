@@ -82,9 +82,9 @@ fn instance_norm(n: &mut NodeLowering) -> Result<()> {
 }
 
 fn normalize_groups(n: &mut NodeLowering, op: ops::GroupNorm, inputs: &[ValueId]) -> Result<()> {
-    let &[x, scale, bias] = inputs else { return Err(Reject::new("wants x, scale and bias")) };
+    let &[x, scale, bias] = inputs else { return Err(Reject::invalid("wants x, scale and bias")) };
     if n.rank(x) < 2 {
-        return Err(Reject::new("wants a batch and a channel axis"));
+        return Err(Reject::invalid("wants a batch and a channel axis"));
     }
     let x = n.channels_last(x)?;
     let y = n.emit(op, &[x, scale, bias])?;
@@ -98,7 +98,7 @@ fn group_norm(n: &mut NodeLowering, per_group: bool) -> Result<()> {
     let groups = usize::try_from(n.int_or("num_groups", 0)?)
         .ok()
         .filter(|&groups| groups > 0)
-        .ok_or_else(|| Reject::new("num_groups must be positive"))?;
+        .ok_or_else(|| Reject::invalid("num_groups must be positive"))?;
     let op = ops::GroupNorm { groups, epsilon: epsilon(n, 1e-5)? };
     let mut inputs = n.inputs()?;
     if per_group && inputs.len() == 3 {
@@ -207,13 +207,13 @@ fn lrn(n: &mut NodeLowering) -> Result<()> {
     let size = usize::try_from(n.int_or("size", 0)?)
         .ok()
         .filter(|&size| size > 0)
-        .ok_or_else(|| Reject::new("size must be positive"))?;
+        .ok_or_else(|| Reject::invalid("size must be positive"))?;
     let (alpha, beta, bias) =
         (n.float_or("alpha", 1e-4)?, n.float_or("beta", 0.75)?, n.float_or("bias", 1.0)?);
     let x = n.input(0)?;
     let shape = n.shape(x);
     if shape.len() < 3 {
-        return Err(Reject::new("wants spatial axes"));
+        return Err(Reject::invalid("wants spatial axes"));
     }
     let square = n.binary(BinaryOp::Mul, x, x)?;
     let rows = vec![shape[0].clone(), shape[1].clone(), Dim::product(&shape[2..])];

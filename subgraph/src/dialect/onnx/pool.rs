@@ -17,7 +17,7 @@ pub(super) const ROWS: &[Row] = &[
         pool(n, ops::PoolKind::Average { count_include_pad })
     }),
     row("LpPool", 2, |n| {
-        let p = u32::try_from(n.int_or("p", 2)?).map_err(|_| Reject::new("p must be positive"))?;
+        let p = u32::try_from(n.int_or("p", 2)?).map_err(|_| Reject::invalid("p must be positive"))?;
         pool(n, ops::PoolKind::Lp { p })
     }),
     row("GlobalMaxPool", 1, |n| global(n, ops::ReduceOp::Max)),
@@ -36,7 +36,7 @@ fn pool(n: &mut NodeLowering, kind: ops::PoolKind) -> Result<()> {
     let x = n.input(0)?;
     let spatial = spatial_axes(n, x)?;
     if n.ints("kernel_shape")?.is_none() {
-        return Err(Reject::new("attribute kernel_shape is missing"));
+        return Err(Reject::invalid("attribute kernel_shape is missing"));
     }
     let op = ops::Pool {
         kind,
@@ -83,7 +83,7 @@ fn max_unpool(n: &mut NodeLowering) -> Result<()> {
     let (x, indices) = (n.input(0)?, n.input(1)?);
     let spatial = spatial_axes(n, x)?;
     if n.ints("kernel_shape")?.is_none() {
-        return Err(Reject::new("attribute kernel_shape is missing"));
+        return Err(Reject::invalid("attribute kernel_shape is missing"));
     }
     let kernel = sizes(n, "kernel_shape", spatial, 1)?;
     let strides = sizes(n, "strides", spatial, 1)?;
@@ -105,7 +105,7 @@ fn max_unpool(n: &mut NodeLowering) -> Result<()> {
     if n.has(2) {
         let wanted = n.dims(2, "the output shape")?;
         if wanted.len() != shape.len() {
-            return Err(Reject::new("the output shape has another rank"));
+            return Err(Reject::invalid("the output shape has another rank"));
         }
         let after: Vec<Dim> = wanted.iter().zip(&shape).map(|(want, size)| want.sub(size)).collect();
         if after.iter().any(|more| !n.facts().non_negative(more)) {

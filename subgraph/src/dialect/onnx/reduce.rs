@@ -100,7 +100,7 @@ fn top_k(n: &mut NodeLowering) -> Result<()> {
         Some(k) => k.into(),
         None => match n.dims(1, "k")?.as_slice() {
             [k] => k.clone(),
-            other => return Err(Reject::new(format!("{} values for k", other.len()))),
+            other => return Err(Reject::invalid(format!("{} values for k", other.len()))),
         },
     };
     let largest = n.int_or("largest", 1)? != 0;

@@ -10,7 +10,7 @@ type Result<T> = std::result::Result<T, Reject>;
 
 pub(super) const ROWS: &[Row] = &[
     row("Upsample", FIRST, |n| {
-        let scales = n.floats("scales")?.ok_or_else(|| Reject::new("attribute scales is missing"))?;
+        let scales = n.floats("scales")?.ok_or_else(|| Reject::invalid("attribute scales is missing"))?;
         upsample(n, scales)
     }),
     row("Upsample", 9, |n| {
@@ -54,11 +54,11 @@ fn upsample(n: &mut NodeLowering, scales: Vec<f32>) -> Result<()> {
     let mode = match n.string_or("mode", "nearest")? {
         "nearest" => ops::ResizeMode::Nearest(ops::NearestMode::Floor),
         "linear" | "bilinear" => ops::ResizeMode::Linear,
-        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("mode {other:?} is not defined"))),
     };
     let shape = n.input_type(0)?.shape;
     if scales.len() != shape.len() {
-        return Err(Reject::new("scales do not fit the rank"));
+        return Err(Reject::invalid("scales do not fit the rank"));
     }
     if scales.iter().all(|&scale| scale == 1.0) {
         return n.forward(0, 0);
@@ -94,7 +94,7 @@ fn resize(n: &mut NodeLowering) -> Result<()> {
     let mut given_scales = false;
     if let Some(scales) = scales(n, 2)? {
         if scales.len() != axes.len() {
-            return Err(Reject::new("scales do not fit the axes"));
+            return Err(Reject::invalid("scales do not fit the axes"));
         }
         for (&axis, &scale) in axes.iter().zip(&scales) {
             sizes[axis] = scaled(&shape[axis], scale)?;
@@ -104,7 +104,7 @@ fn resize(n: &mut NodeLowering) -> Result<()> {
     } else if n.has(3) {
         let wanted = n.dims(3, "the output size")?;
         if wanted.len() != axes.len() {
-            return Err(Reject::new("sizes do not fit the axes"));
+            return Err(Reject::invalid("sizes do not fit the axes"));
         }
         for (&axis, size) in axes.iter().zip(wanted) {
             sizes[axis] = size;
@@ -121,11 +121,11 @@ fn resize(n: &mut NodeLowering) -> Result<()> {
             "round_prefer_ceil" => ops::NearestMode::RoundPreferCeil,
             "floor" => ops::NearestMode::Floor,
             "ceil" => ops::NearestMode::Ceil,
-            other => return Err(Reject::new(format!("nearest_mode {other:?} is not defined"))),
+            other => return Err(Reject::invalid(format!("nearest_mode {other:?} is not defined"))),
         }),
         "linear" => ops::ResizeMode::Linear,
         "cubic" => ops::ResizeMode::Cubic { coefficient: n.float_or("cubic_coeff_a", -0.75)?.to_bits() },
-        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("mode {other:?} is not defined"))),
     };
     let op = ops::Resize {
         mode,
@@ -150,7 +150,7 @@ fn coordinates(n: &NodeLowering, axes: &[usize], rank: usize) -> Result<ops::Coo
         "align_corners" => ops::CoordinateMode::AlignCorners,
         "asymmetric" => ops::CoordinateMode::Asymmetric,
         "tf_crop_and_resize" => {
-            let roi = scales(n, 1)?.ok_or_else(|| Reject::new("the region of interest is missing"))?;
+            let roi = scales(n, 1)?.ok_or_else(|| Reject::invalid("the region of interest is missing"))?;
             if rank > 4 || roi.len() != 2 * axes.len() {
                 return Err(Reject::new("a region of interest of this rank is not supported"));
             }

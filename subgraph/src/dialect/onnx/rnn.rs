@@ -21,7 +21,7 @@ fn recurrent(n: &mut NodeLowering, kind: ops::RnnKind) -> Result<()> {
         "forward" => ops::Direction::Forward,
         "reverse" => ops::Direction::Reverse,
         "bidirectional" => ops::Direction::Bidirectional,
-        other => return Err(Reject::new(format!("direction {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("direction {other:?} is not defined"))),
     };
     let directions = if direction == ops::Direction::Bidirectional { 2 } else { 1 };
     let lstm = kind == ops::RnnKind::Lstm;
@@ -96,7 +96,7 @@ fn activations(n: &NodeLowering, kind: ops::RnnKind, directions: usize) -> Resul
         Some(_) => return Err(Reject::new("attribute activations has an unexpected type")),
     };
     if names.len() != defaults.len() * directions {
-        return Err(Reject::new(format!("{} activations for {directions} directions", names.len())));
+        return Err(Reject::invalid(format!("{} activations for {directions} directions", names.len())));
     }
     // Functions with parameters take them from the lists in order; functions without leave the lists alone.
     let mut alphas = n.floats("activation_alpha")?.unwrap_or_default().into_iter();
@@ -118,7 +118,7 @@ fn activations(n: &NodeLowering, kind: ops::RnnKind, directions: usize) -> Resul
                 "elu" => ops::Activation::Elu { alpha: alpha(1.0) },
                 "softsign" => ops::Activation::Softsign,
                 "softplus" => ops::Activation::Softplus,
-                _ => return Err(Reject::new(format!("activation {name:?} is not defined"))),
+                _ => return Err(Reject::invalid(format!("activation {name:?} is not defined"))),
             })
         })
         .collect()

@@ -78,12 +78,13 @@ pub(super) fn rotate(
     width: Option<Dim>,
     interleaved: bool,
 ) -> Result<ValueId> {
-    let [_, _, _, size] = <[Dim; 4]>::try_from(n.shape(x)).map_err(|_| Reject::new("wants rank 3 or 4"))?;
+    let [_, _, _, size] =
+        <[Dim; 4]>::try_from(n.shape(x)).map_err(|_| Reject::invalid("wants rank 3 or 4"))?;
     let rotated = match (width, size.fixed()) {
         (None, _) => size.clone(),
         (Some(width), Some(size)) if width.fixed().is_some_and(|width| width <= size) => width,
         (Some(width), _) => {
-            return Err(Reject::new(format!("{width} rotated features do not fit heads of {size}")));
+            return Err(Reject::invalid(format!("{width} rotated features do not fit heads of {size}")));
         }
     };
     let half = rotated.floor_div(&Dim::Fixed(2));

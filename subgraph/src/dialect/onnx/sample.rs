@@ -24,13 +24,13 @@ fn grid_sample(n: &mut NodeLowering) -> Result<()> {
         "nearest" => ops::SampleMode::Nearest,
         "linear" | "bilinear" => ops::SampleMode::Linear,
         "cubic" | "bicubic" => ops::SampleMode::Cubic,
-        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("mode {other:?} is not defined"))),
     };
     let outside = match n.string_or("padding_mode", "zeros")? {
         "zeros" => ops::Outside::Zeros,
         "border" => ops::Outside::Border,
         "reflection" => ops::Outside::Reflection,
-        other => return Err(Reject::new(format!("padding_mode {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("padding_mode {other:?} is not defined"))),
     };
     let op = ops::GridSample { mode, outside, align_corners: n.flag("align_corners")? };
     let (x, grid) = (n.input(0)?, n.input(1)?);
@@ -49,7 +49,7 @@ fn affine_grid(n: &mut NodeLowering) -> Result<()> {
     let theta = n.input(0)?;
     let (shape, dtype) = (n.shape(theta), n.dtype(theta));
     let ([_, _, spatial @ ..], [batch, coordinates, columns]) = (size.as_slice(), shape.as_slice()) else {
-        return Err(Reject::new("wants matrices, and a size with spatial axes"));
+        return Err(Reject::invalid("wants matrices, and a size with spatial axes"));
     };
     let axes = spatial.len();
     if !(2..=3).contains(&axes) {
@@ -57,7 +57,7 @@ fn affine_grid(n: &mut NodeLowering) -> Result<()> {
     }
     let matches = |dim: &Dim, size: usize| dim.fixed().is_none_or(|fixed| fixed == size as i64);
     if !matches(coordinates, axes) || !matches(columns, axes + 1) {
-        return Err(Reject::new(format!("theta is not {axes} by {}", axes + 1)));
+        return Err(Reject::invalid(format!("theta is not {axes} by {}", axes + 1)));
     }
     let compute = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
     let theta = n.cast(theta, compute)?;
@@ -117,14 +117,14 @@ fn axis_points(n: &mut NodeLowering, len: &Dim, align_corners: bool, dtype: DTyp
 
 fn positive(n: &NodeLowering, name: &str, default: i64) -> Result<usize> {
     let size = size_of(name, n.int_or(name, default)?)?;
-    if size == 0 { Err(Reject::new(format!("{name} is 0"))) } else { Ok(size) }
+    if size == 0 { Err(Reject::invalid(format!("{name} is 0"))) } else { Ok(size) }
 }
 
 fn roi_align(n: &mut NodeLowering) -> Result<()> {
     let max = match n.string_or("mode", "avg")? {
         "avg" => false,
         "max" => true,
-        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("mode {other:?} is not defined"))),
     };
     // Version 10 knows no other mode.
     let half_pixel = n.opset() >= 16
@@ -143,7 +143,7 @@ fn roi_align(n: &mut NodeLowering) -> Result<()> {
     };
     let (x, regions, images) = (n.input(0)?, n.input(1)?, n.input(2)?);
     if n.rank(x) != 4 {
-        return Err(Reject::new("wants images of two axes"));
+        return Err(Reject::invalid("wants images of two axes"));
     }
     let x = n.channels_last(x)?;
     let y = n.emit(op, &[x, regions, images])?;
@@ -154,7 +154,7 @@ fn roi_align(n: &mut NodeLowering) -> Result<()> {
 
 fn max_roi_pool(n: &mut NodeLowering) -> Result<()> {
     let &[height, width] = n.ints("pooled_shape")?.unwrap_or_default().as_slice() else {
-        return Err(Reject::new("pooled_shape has not two sizes"));
+        return Err(Reject::invalid("pooled_shape has not two sizes"));
     };
     let op = ops::RoiMaxPool {
         height: size_of("pooled_shape", height)?,
@@ -163,7 +163,7 @@ fn max_roi_pool(n: &mut NodeLowering) -> Result<()> {
     };
     let (x, regions) = (n.input(0)?, n.input(1)?);
     if n.rank(x) != 4 {
-        return Err(Reject::new("wants images of two axes"));
+        return Err(Reject::invalid("wants images of two axes"));
     }
     let x = n.channels_last(x)?;
     let y = n.emit(op, &[x, regions])?;
@@ -181,13 +181,13 @@ fn deform_conv(n: &mut NodeLowering) -> Result<()> {
         return Err(Reject::new("a deformable convolution over other than two axes is not supported"));
     };
     if n.rank(x) != 4 || n.rank(offsets) != 4 {
-        return Err(Reject::new("wants images and offsets of two axes"));
+        return Err(Reject::invalid("wants images and offsets of two axes"));
     }
     let kernel: Option<Vec<usize>> =
         [height, width].iter().map(|size| usize::try_from(size.fixed()?).ok()).collect();
     let kernel = kernel.ok_or_else(|| Reject::new("a kernel of unknown size"))?;
     if n.ints("kernel_shape")?.is_some() && sizes(n, "kernel_shape", 2, 1)? != kernel {
-        return Err(Reject::new("kernel_shape is not that of the weights"));
+        return Err(Reject::invalid("kernel_shape is not that of the weights"));
     }
     let positions = Dim::from(kernel.iter().product::<usize>());
     let sample = ops::DeformSample {

@@ -22,7 +22,7 @@ fn non_max_suppression(n: &mut NodeLowering) -> Result<()> {
         false => Dim::Fixed(0),
         true => match n.dims(2, "the limit of boxes")?.as_slice() {
             [limit] => n.facts().max(limit, &Dim::Fixed(0)),
-            other => return Err(Reject::new(format!("{} values for the limit of boxes", other.len()))),
+            other => return Err(Reject::invalid(format!("{} values for the limit of boxes", other.len()))),
         },
     };
     let (boxes, scores) = (n.input(0)?, n.input(1)?);

@@ -147,7 +147,7 @@ fn eye_like(n: &mut NodeLowering) -> Result<()> {
             .ok_or_else(|| Reject::new(format!("element type {element_type} is not supported")))?,
         None => ty.dtype,
     };
-    let [rows, columns] = ty.shape.as_slice() else { return Err(Reject::new("wants a matrix")) };
+    let [rows, columns] = ty.shape.as_slice() else { return Err(Reject::invalid("wants a matrix")) };
     let one = Dim::Fixed(1);
     let row = iota(n, rows, vec![rows.clone(), one.clone()])?;
     let column = iota(n, columns, vec![one, columns.clone()])?;
@@ -167,14 +167,14 @@ pub(in crate::dialect) fn target_shape(
 ) -> Result<Vec<Dim>> {
     let [zero, one, rest] = [0, 1, -1].map(Dim::Fixed);
     if to.iter().filter(|dim| **dim == rest).count() > 1 {
-        return Err(Reject::new("the target shape has more than one -1"));
+        return Err(Reject::invalid("the target shape has more than one -1"));
     }
     let mut shape = Vec::with_capacity(to.len());
     for (axis, dim) in to.iter().enumerate() {
         let may_copy = !allow_zero && (*dim == zero || facts.may_be_signed(dim));
         shape.push(match (dim.fixed(), from.get(axis)) {
             (Some(size), _) if size < -1 => {
-                return Err(Reject::new(format!("the target shape has the size {size}")));
+                return Err(Reject::invalid(format!("the target shape has the size {size}")));
             }
             (_, Some(copied)) if may_copy => Dim::if_equal(dim, &zero, copied, dim),
             (Some(0), None) if may_copy => return Err(Reject::new("a 0 has no axis to copy")),
@@ -247,7 +247,7 @@ fn flatten(n: &mut NodeLowering) -> Result<()> {
     let rank = dims.len() as i64;
     let position = if position < 0 { position.wrapping_add(rank) } else { position };
     if !(0..=rank).contains(&position) {
-        return Err(Reject::new(format!("axis {position} is outside rank {rank}")));
+        return Err(Reject::invalid(format!("axis {position} is outside rank {rank}")));
     }
     let (left, right) = dims.split_at(position as usize);
     reshaped(n, vec![Dim::product(left), Dim::product(right)])
@@ -274,7 +274,7 @@ fn squeeze(n: &mut NodeLowering) -> Result<()> {
         }
     };
     if let Some(&axis) = removed.iter().find(|&&axis| dims[axis].fixed().is_some_and(|size| size != 1)) {
-        return Err(Reject::new(format!("axis {axis} to squeeze has the size {}", dims[axis])));
+        return Err(Reject::invalid(format!("axis {axis} to squeeze has the size {}", dims[axis])));
     }
     let kept =
         (0..dims.len()).filter(|axis| !removed.contains(axis)).map(|axis| dims[axis].clone()).collect();
@@ -302,7 +302,7 @@ fn transpose(n: &mut NodeLowering) -> Result<()> {
     let mut sorted = perm.clone();
     sorted.sort_unstable();
     if sorted.iter().ne((0..rank).collect::<Vec<_>>().iter()) {
-        return Err(Reject::new(format!("perm {perm:?} is no permutation of {rank} axes")));
+        return Err(Reject::invalid(format!("perm {perm:?} is no permutation of {rank} axes")));
     }
     if let Some(known) = n.known(0) {
         n.set_known(0, known.transposed(&perm));
@@ -316,7 +316,7 @@ fn transpose(n: &mut NodeLowering) -> Result<()> {
 
 fn concat(n: &mut NodeLowering) -> Result<()> {
     let rank = n.input_type(0)?.rank();
-    let axis = axis(n.int("axis")?.ok_or_else(|| Reject::new("attribute axis is missing"))?, rank)?;
+    let axis = axis(n.int("axis")?.ok_or_else(|| Reject::invalid("attribute axis is missing"))?, rank)?;
     concatenate(n, 0..n.input_count(), axis)
 }
 
@@ -392,7 +392,7 @@ pub(in crate::dialect) fn tile(n: &mut NodeLowering) -> Result<()> {
 fn block_size(n: &NodeLowering) -> Result<Dim> {
     match n.int_or("blocksize", 0)? {
         size if size > 0 => Ok(Dim::Fixed(size)),
-        size => Err(Reject::new(format!("blocksize {size} is not positive"))),
+        size => Err(Reject::invalid(format!("blocksize {size} is not positive"))),
     }
 }
 
@@ -401,13 +401,13 @@ fn depth_to_space(n: &mut NodeLowering) -> Result<()> {
     let b = block_size(n)?;
     let shape = n.shape(x);
     let [batch, channels, height, width] = shape.as_slice() else {
-        return Err(Reject::new("wants [N, C, H, W]"));
+        return Err(Reject::invalid("wants [N, C, H, W]"));
     };
     let depth = channels.floor_div(&b.mul(&b));
     let (inner, perm) = match n.string_or("mode", "DCR")? {
         "DCR" => ([b.clone(), b.clone(), depth.clone()], [0, 3, 4, 1, 5, 2]),
         "CRD" => ([depth.clone(), b.clone(), b.clone()], [0, 1, 4, 2, 5, 3]),
-        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("mode {other:?} is not defined"))),
     };
     let [p, q, r] = inner;
     let y = n.reshape(x, vec![batch.clone(), p, q, r, height.clone(), width.clone()])?;
@@ -422,7 +422,7 @@ fn space_to_depth(n: &mut NodeLowering) -> Result<()> {
     let b = block_size(n)?;
     let shape = n.shape(x);
     let [batch, channels, height, width] = shape.as_slice() else {
-        return Err(Reject::new("wants [N, C, H, W]"));
+        return Err(Reject::invalid("wants [N, C, H, W]"));
     };
     let (h, w) = (height.floor_div(&b), width.floor_div(&b));
     let y =
@@ -430,7 +430,7 @@ fn space_to_depth(n: &mut NodeLowering) -> Result<()> {
     let perm = match n.string_or("mode", "DCR")? {
         "DCR" => [0, 3, 5, 1, 2, 4],
         "CRD" => [0, 1, 3, 5, 2, 4],
-        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("mode {other:?} is not defined"))),
     };
     let y = n.transpose(y, &perm)?;
     let y = n.reshape(y, vec![batch.clone(), channels.mul(&b).mul(&b), h, w])?;
@@ -444,7 +444,7 @@ fn trilu(n: &mut NodeLowering) -> Result<()> {
         false => Dim::Fixed(0),
         true => match n.dims(1, "the diagonal")?.as_slice() {
             [k] => k.clone(),
-            other => return Err(Reject::new(format!("{} values for k", other.len()))),
+            other => return Err(Reject::invalid(format!("{} values for k", other.len()))),
         },
     };
     let x = n.input(0)?;

@@ -21,7 +21,7 @@ pub(super) const ROWS: &[Row] = &[
             false => -2,
             true => match n.integers(2, "the axis")?.as_slice() {
                 [position] => *position,
-                other => return Err(Reject::new(format!("{} values for the axis", other.len()))),
+                other => return Err(Reject::invalid(format!("{} values for the axis", other.len()))),
             },
         };
         dft(n, axis(position, rank)?)
@@ -163,7 +163,7 @@ fn dft(n: &mut NodeLowering, axis: usize) -> Result<()> {
     let length = match n.has(1) {
         true => match n.dims(1, "the length of the transform")?.as_slice() {
             [length] => length.clone(),
-            other => return Err(Reject::new(format!("{} values for the length", other.len()))),
+            other => return Err(Reject::invalid(format!("{} values for the length", other.len()))),
         },
         false if onesided && inverse => given.sub(&Dim::Fixed(1)).mul(&Dim::Fixed(2)),
         false => given.clone(),
@@ -200,7 +200,7 @@ fn lines(n: &mut NodeLowering, mut x: ValueId, transform: &Transform) -> Result<
     let wanted = if onesided && inverse { length / 2 + 1 } else { length };
     let points = match given.fixed() {
         Some(given) if onesided && inverse && given > wanted as i64 => {
-            return Err(Reject::new(format!("{given} points are more than half a spectrum of {length}")));
+            return Err(Reject::invalid(format!("{given} points are more than half a spectrum of {length}")));
         }
         Some(given) => (given.max(0) as usize).min(wanted),
         None => wanted,
@@ -237,13 +237,13 @@ fn stft(n: &mut NodeLowering) -> Result<()> {
         signal = n.reshape(signal, vec![batch.clone(), samples.clone(), Dim::Fixed(1)])?;
     }
     if n.rank(signal) != 3 {
-        return Err(Reject::new("wants [batch, samples, 1 or 2]"));
+        return Err(Reject::invalid("wants [batch, samples, 1 or 2]"));
     }
     let parts = parts(n, signal)?;
     let one = |n: &mut NodeLowering, index: usize, what: &str| -> Result<Dim> {
         match n.dims(index, what)?.as_slice() {
             [size] => Ok(size.clone()),
-            other => Err(Reject::new(format!("{} values for {what}", other.len()))),
+            other => Err(Reject::invalid(format!("{} values for {what}", other.len()))),
         }
     };
     let step = known(&one(n, 1, "the step between frames")?, "the step between frames")?;
@@ -251,13 +251,13 @@ fn stft(n: &mut NodeLowering) -> Result<()> {
     let stated = if n.has(3) { Some(one(n, 3, "the length of a frame")?) } else { None };
     let length = match (window, stated) {
         (Some(window), _) if n.rank(window) != 1 => {
-            return Err(Reject::new("the window must be a vector"));
+            return Err(Reject::invalid("the window must be a vector"));
         }
         (Some(window), stated) => {
             let length = n.shape(window)[0].clone();
             match stated {
                 Some(stated) if stated.fixed().is_some() && length.fixed().is_some() && stated != length => {
-                    return Err(Reject::new("the window is not as long as a frame"));
+                    return Err(Reject::invalid("the window is not as long as a frame"));
                 }
                 Some(stated) if length.fixed().is_none() => stated,
                 _ => length,

@@ -24,8 +24,8 @@ fn slice_attributes(n: &mut NodeLowering) -> Result<()> {
     let list = |n: &NodeLowering, name| -> Result<Option<Vec<Dim>>> {
         Ok(n.ints(name)?.map(|list| list.into_iter().map(Dim::Fixed).collect()))
     };
-    let starts = list(n, "starts")?.ok_or_else(|| Reject::new("attribute starts is missing"))?;
-    let ends = list(n, "ends")?.ok_or_else(|| Reject::new("attribute ends is missing"))?;
+    let starts = list(n, "starts")?.ok_or_else(|| Reject::invalid("attribute starts is missing"))?;
+    let ends = list(n, "ends")?.ok_or_else(|| Reject::invalid("attribute ends is missing"))?;
     let axes = n.ints("axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = vec![1; starts.len()];
     slice(n, &starts, &ends, &axes, &steps)
@@ -58,7 +58,7 @@ fn slice(n: &mut NodeLowering, starts: &[Dim], ends: &[Dim], axes: &[i64], steps
         }
         let (start, len) = bounds(n.facts(), &starts[index], &ends[index], &shape[axis], steps[index])?;
         if ranges.iter().any(|range| range.axis == axis) {
-            return Err(Reject::new(format!("axis {axis} is sliced twice")));
+            return Err(Reject::invalid(format!("axis {axis} is sliced twice")));
         }
         if len != shape[axis] || steps[index] != 1 {
             ranges.push(ops::SliceRange { axis, start, len, step: steps[index] });
@@ -108,7 +108,7 @@ pub(in crate::dialect) fn bounds(
 ) -> Result<(Dim, Dim)> {
     let zero = Dim::Fixed(0);
     if step == 0 {
-        return Err(Reject::new("the step of the slice is 0"));
+        return Err(Reject::invalid("the step of the slice is 0"));
     }
     // Leaves the clamp out where the bound is known, or assumed, to lie inside.
     let inside = |bound: Dim, high: &Dim| -> Dim {
@@ -176,7 +176,7 @@ fn split(n: &mut NodeLowering) -> Result<()> {
         }
     };
     if sizes.len() != parts {
-        return Err(Reject::new(format!("{} sizes for {parts} parts", sizes.len())));
+        return Err(Reject::invalid(format!("{} sizes for {parts} parts", sizes.len())));
     }
     let known = n.known(0);
     let mut start = Dim::Fixed(0);
@@ -211,7 +211,7 @@ fn pad(n: &mut NodeLowering) -> Result<()> {
         false => (0..rank as i64).collect(),
     };
     if pads.len() != 2 * axes.len() {
-        return Err(Reject::new(format!("{} pads for {} axes", pads.len(), axes.len())));
+        return Err(Reject::invalid(format!("{} pads for {} axes", pads.len(), axes.len())));
     }
     let (mut before, mut after) = (vec![Dim::Fixed(0); rank], vec![Dim::Fixed(0); rank]);
     for (index, &position) in axes.iter().enumerate() {
@@ -224,7 +224,7 @@ fn pad(n: &mut NodeLowering) -> Result<()> {
         "edge" => ops::PadMode::Edge,
         "reflect" => ops::PadMode::Reflect,
         "wrap" => ops::PadMode::Wrap,
-        other => return Err(Reject::new(format!("mode {other:?} is not defined"))),
+        other => return Err(Reject::invalid(format!("mode {other:?} is not defined"))),
     };
     let mut ranges = Vec::new();
     for (position, size) in n.shape(x).iter().enumerate() {
@@ -281,7 +281,7 @@ fn center_crop_pad(n: &mut NodeLowering) -> Result<()> {
     let wanted = n.dims(1, "the shape")?;
     let axes = n.ints("axes")?.unwrap_or_else(|| (0..shape.len() as i64).collect());
     if axes.len() != wanted.len() {
-        return Err(Reject::new(format!("{} sizes for {} axes", wanted.len(), axes.len())));
+        return Err(Reject::invalid(format!("{} sizes for {} axes", wanted.len(), axes.len())));
     }
     let (zero_dim, two) = (Dim::Fixed(0), Dim::Fixed(2));
     let mut ranges = Vec::new();

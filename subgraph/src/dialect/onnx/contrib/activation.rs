@@ -115,6 +115,6 @@ pub(super) fn silu_if(n: &mut NodeLowering, x: ValueId) -> Result<ValueId> {
     match n.int_or("activation", 0)? {
         0 => Ok(x),
         1 => n.unary(UnaryOp::Silu, x),
-        other => Err(Reject::new(format!("activation {other} is not defined"))),
+        other => Err(Reject::invalid(format!("activation {other} is not defined"))),
     }
 }

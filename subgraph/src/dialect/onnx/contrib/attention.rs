@@ -161,7 +161,7 @@ fn attention(n: &mut NodeLowering) -> Result<()> {
             }
             Some(halves)
         }
-        Some(_) => return Err(Reject::new("past wants rank 5 and 2 on axis 0")),
+        Some(_) => return Err(Reject::invalid("past wants rank 5 and 2 on axis 0")),
         None => None,
     };
     let operands = Operands { q: parts[0], k: parts[1], v: parts[2], past };

@@ -153,7 +153,7 @@ fn grouped(n: &mut NodeLowering) -> Result<()> {
     let causal = n.int_or("causal", 1)? != 0;
     let window = Some(n.int_or("local_window_size", -1)?).filter(|&window| window > 0);
     if !causal && window.is_some() {
-        return Err(Reject::new("local_window_size without causality is not defined"));
+        return Err(Reject::invalid("local_window_size without causality is not defined"));
     }
     let [mut q, mut k, v] = operands(n, &count, &groups)?;
     let [batch, rows] = [0, 1].map(|axis| n.shape(q)[axis].clone());
@@ -171,11 +171,11 @@ fn grouped(n: &mut NodeLowering) -> Result<()> {
             .dims(6, "total_sequence_length")?
             .into_iter()
             .next()
-            .ok_or_else(|| Reject::new("total_sequence_length is empty"))?,
+            .ok_or_else(|| Reject::invalid("total_sequence_length is empty"))?,
         None => rows.clone(),
     };
     if n.has(16) && (cached.is_none() || !causal) {
-        return Err(Reject::new("query_seqlens without a past or causality is not defined"));
+        return Err(Reject::invalid("query_seqlens without a past or causality is not defined"));
     }
     let place = Place::new(n, [batch, rows.clone()], cached.as_ref(), &total);
 

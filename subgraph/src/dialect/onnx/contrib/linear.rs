@@ -29,7 +29,7 @@ fn finish(n: &mut NodeLowering, y: ValueId) -> Result<()> {
         let name = format!("activation_{name}");
         match n.attribute(&name) {
             Some(_) => n.float_or(&name, 0.0),
-            None => Err(Reject::new(format!("attribute {name} is missing"))),
+            None => Err(Reject::invalid(format!("attribute {name} is missing"))),
         }
     })?;
     n.set(0, y);
@@ -71,7 +71,7 @@ fn fused_conv(n: &mut NodeLowering) -> Result<()> {
     }
     let parameters = n.floats("activation_params")?.unwrap_or_default();
     let y = activation::fused(n, y, |_, index, name| {
-        let missing = || Reject::new(format!("activation_params lack {name}"));
+        let missing = || Reject::invalid(format!("activation_params lack {name}"));
         parameters.get(index).copied().ok_or_else(missing)
     })?;
     n.set(0, y);

@@ -126,12 +126,12 @@ fn embed_layer_norm(n: &mut NodeLowering) -> Result<()> {
 fn group_norm(n: &mut NodeLowering, x: ValueId) -> Result<()> {
     let channels_last = n.int_or("channels_last", 1)? != 0;
     if n.rank(x) < 2 {
-        return Err(Reject::new("wants a batch and a channel axis"));
+        return Err(Reject::invalid("wants a batch and a channel axis"));
     }
     let groups = usize::try_from(n.int_or("groups", 0)?)
         .ok()
         .filter(|&groups| groups > 0)
-        .ok_or_else(|| Reject::new("groups must be positive"))?;
+        .ok_or_else(|| Reject::invalid("groups must be positive"))?;
     let (scale, shift) = (n.input(1)?, n.input(2)?);
     let dtype = n.dtype(x);
     let (mut y, wide) = (x, n.dtype(scale));

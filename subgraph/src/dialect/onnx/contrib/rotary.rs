@@ -22,7 +22,7 @@ fn rotary(n: &mut NodeLowering) -> Result<()> {
     let shape = n.shape(x);
     let length = match shape.as_slice() {
         [_, length, _] | [_, _, length, _] => length.clone(),
-        _ => return Err(Reject::new("wants rank 3 or 4")),
+        _ => return Err(Reject::invalid("wants rank 3 or 4")),
     };
     if n.rank(at) < 2 {
         let first = n.reshape(at, vec![Dim::Fixed(1), Dim::Fixed(1)])?;
