@@ -4,7 +4,7 @@ use engraft_network::{BinaryOp, Dim, UnaryOp, ops};
 
 use super::super::Row;
 use super::conv::{padding, size_of, sizes, spatial_axes};
-use super::shape::{size_scalar, zero};
+use super::shape::zero;
 use super::{FIRST, row};
 use crate::lower::{NodeLowering, Reject};
 

@@ -136,6 +136,7 @@ fn lrn(n: &mut NodeLowering) -> Result<()> {
         padding: ops::Padding::Explicit { begin: vec![radius], end: vec![radius] },
         ceil_mode: false,
         indices: false,
+        column_major: false,
     };
     let mean = n.emit(window, &[rows])?;
     let mean = n.reshape(mean, shape)?;

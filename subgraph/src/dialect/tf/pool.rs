@@ -46,6 +46,7 @@ fn pooled(
         padding: padding(n, format, rank)?,
         ceil_mode: false,
         indices: false,
+        column_major: false,
     };
     let x = format.open(n, x)?;
     let y = n.emit(op, &[x])?;
