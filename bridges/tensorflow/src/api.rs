@@ -6,6 +6,7 @@ use std::{
 };
 
 use engraft::DType;
+use engraft::tensorflow::{dtype_of, number_of};
 
 use crate::{
     error::{Error, Result},
@@ -328,26 +329,10 @@ impl Context {
 
 /// Element types that the engine knows, by TensorFlow's number.
 pub fn dtype(element: TF_DataType) -> Option<DType> {
-    DTYPES.iter().find(|(number, _)| *number == element).map(|(_, dtype)| *dtype)
+    i32::try_from(element).ok().and_then(dtype_of)
 }
 
 /// TensorFlow's number of an element type.
 pub fn element(dtype: DType) -> Option<TF_DataType> {
-    DTYPES.iter().find(|(_, other)| *other == dtype).map(|(number, _)| *number)
+    number_of(dtype).and_then(|number| number.try_into().ok())
 }
-
-const DTYPES: [(TF_DataType, DType); 13] = [
-    (1, DType::F32),
-    (2, DType::F64),
-    (3, DType::I32),
-    (4, DType::U8),
-    (5, DType::I16),
-    (6, DType::I8),
-    (9, DType::I64),
-    (10, DType::Bool),
-    (14, DType::BF16),
-    (17, DType::U16),
-    (19, DType::F16),
-    (22, DType::U32),
-    (23, DType::U64),
-];

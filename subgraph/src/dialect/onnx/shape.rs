@@ -299,17 +299,21 @@ fn transpose(n: &mut NodeLowering) -> Result<()> {
         Some(list) => list.iter().map(|&from| axis(from, rank)).collect::<Result<_>>()?,
         None => (0..rank).rev().collect(),
     };
-    let mut sorted = perm.clone();
-    sorted.sort_unstable();
-    if sorted.iter().ne((0..rank).collect::<Vec<_>>().iter()) {
-        return Err(Reject::invalid(format!("perm {perm:?} is no permutation of {rank} axes")));
+    permuted(n, &perm)
+}
+
+/// Operand 0 with its axes in the order `perm`.
+pub(in crate::dialect) fn permuted(n: &mut NodeLowering, perm: &[usize]) -> Result<()> {
+    let rank = n.input_type(0)?.rank();
+    if perm.len() != rank || (0..rank).any(|axis| !perm.contains(&axis)) {
+        return Err(Reject::invalid(format!("{perm:?} is no permutation of {rank} axes")));
     }
     if let Some(known) = n.known(0) {
-        n.set_known(0, known.transposed(&perm));
+        n.set_known(0, known.transposed(perm));
         return Ok(());
     }
     let x = n.input(0)?;
-    let y = n.transpose(x, &perm)?;
+    let y = n.transpose(x, perm)?;
     n.set(0, y);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use engraft_network::{DType, Dim};
 
 use super::super::Row;
-use super::super::onnx::shape::{concatenate, expand, reshaped, target_shape, tile};
+use super::super::onnx::shape::{concatenate, expand, permuted, reshaped, target_shape, tile};
 use super::{Result, axis_operand, row};
 use crate::lower::{Known, NodeLowering, Reject, Remedy, axes, axis};
 
@@ -109,17 +109,7 @@ fn transpose(n: &mut NodeLowering) -> Result<()> {
     let rank = n.input_type(0)?.rank();
     let perm = n.integers(1, "the permutation")?;
     let perm: Vec<usize> = perm.iter().map(|&from| axis(from, rank)).collect::<Result<_>>()?;
-    if perm.len() != rank || (0..rank).any(|axis| !perm.contains(&axis)) {
-        return Err(Reject::new(format!("{perm:?} is no permutation of {rank} axes")).remedy(Remedy::Correct));
-    }
-    if let Some(known) = n.known(0) {
-        n.set_known(0, known.transposed(&perm));
-        return Ok(());
-    }
-    let x = n.input(0)?;
-    let y = n.transpose(x, &perm)?;
-    n.set(0, y);
-    Ok(())
+    permuted(n, &perm)
 }
 
 fn invert_permutation(n: &mut NodeLowering) -> Result<()> {
