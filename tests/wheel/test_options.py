@@ -6,7 +6,7 @@ from pathlib import Path
 
 import engraft.onnxruntime
 import pytest
-from engraft.onnxruntime._options import to_strings
+from engraft._options import to_strings
 
 
 def test_values_become_text() -> None:
