@@ -5,8 +5,8 @@
 
 use engraft_kernels::cpu::gemm::micro::{self, Ahead, Micro, Tile};
 use engraft_kernels::{Args, Class, Isa, Operand, Precision, Problem, TensorDesc, catalog};
-use engraft_network::ops::{Conv, ConvTranspose, Epilogue, MatMul, Padding};
-use engraft_network::{AlignedBytes, DType, Expr, Op, Tensor, UnaryOp};
+use engraft_network::ops::{Attention, Conv, ConvTranspose, Epilogue, MatMul, Padding};
+use engraft_network::{AlignedBytes, DType, Expr, Op, Scalar, Tensor, UnaryOp};
 use std::time::Instant;
 
 /// Seconds per call: the best of some batches.
@@ -234,6 +234,28 @@ fn batched(name: &'static str, b: usize, m: usize, k: usize, n: usize, trans_b: 
     }
 }
 
+/// Attention over `keys` keys: `heads` heads of queries for each of `groups` heads of keys.
+fn attention(
+    name: &'static str,
+    groups: usize,
+    heads: usize,
+    queries: usize,
+    keys: usize,
+    d: usize,
+    causal: bool,
+) -> Layer {
+    let scale = Scalar::f32((d as f32).sqrt().recip());
+    let shape = |heads: usize, rows: usize| vec![1, heads, rows, d];
+    Layer {
+        name,
+        op: Op::from(Attention { scale, causal, mask: false }),
+        inputs: [shape(groups * heads, queries), shape(groups, keys), shape(groups, keys)]
+            .map(|s| (s, false))
+            .into(),
+        out: shape(groups * heads, queries),
+    }
+}
+
 fn layers() -> Vec<Layer> {
     vec![
         conv("resnet 7x7/2 3>64 224", 3, 64, 224, 7, 2, 1),
@@ -280,6 +302,13 @@ fn layers() -> Vec<Layer> {
         batched("values 12x 128x128x64", 12, 128, 128, 64, false),
         batched("decode 12x 1x64x512", 12, 1, 64, 512, true),
         batched("decode 12x 1x512x64", 12, 1, 512, 64, false),
+        attention("attention vit 12x 197x64", 12, 1, 197, 197, 64, false),
+        attention("attention bert 12x 128x64", 12, 1, 128, 128, 64, false),
+        attention("attention minilm 12x 128x32", 12, 1, 128, 128, 32, false),
+        attention("attention 8x 1024x64", 8, 1, 1024, 1024, 64, false),
+        attention("attention causal 12x 512x64", 12, 1, 512, 512, 64, true),
+        attention("attention grouped 2x4 512x128", 2, 4, 512, 512, 128, true),
+        attention("attention decode 12x 1x512x64", 12, 1, 1, 512, 64, false),
         gemm("decode 1x768x3072", 1, 768, 3072),
         gemm("decode 1x768x50257", 1, 768, 50257),
         gemm("head 1x2048x1000", 1, 2048, 1000),

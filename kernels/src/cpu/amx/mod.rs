@@ -12,12 +12,12 @@
 
 mod few;
 mod source;
-mod split;
+pub(super) mod split;
 mod sweep;
 mod tactic;
 #[cfg(test)]
 mod tests;
-mod tile;
+pub(super) mod tile;
 mod weights;
 
 pub use tactic::tactics;

@@ -45,8 +45,25 @@ fn rare_parts<S: Simd>(s: S, x: S::F) -> (S::I, S::I) {
     (hi, s.select_i(finite, round(s, s.bits(rest)), s.splat_i(0)))
 }
 
+/// Splits a vector of numbers in [0, 1], or NaN that need not stay NaN, and stores hi to `to` and lo, if the products want it, a
+/// step further.
+///
+/// # Safety
+/// `to` is writable for LANES numbers there.
+#[inline(always)]
+pub(in crate::cpu) unsafe fn put_split<S: Simd>(s: S, products: Products, x: S::F, to: *mut u16) {
+    let hi = upper(s, s.bits(x));
+    // SAFETY: by the caller's contract.
+    unsafe {
+        s.store_upper(to, hi);
+        if products == Products::Three {
+            s.store_upper(to.add(STEP), round(s, s.bits(s.sub(x, s.float(hi)))));
+        }
+    }
+}
+
 /// Splits `n` numbers into `to`, steps of [`STEP`] each, the last one filled up with zeros.
-pub(super) struct SplitRow {
+pub(in crate::cpu) struct SplitRow {
     pub products: Products,
     pub from: *const f32,
     pub n: usize,
@@ -83,23 +100,23 @@ impl SplitRow {
 }
 
 /// Steps that `k` values make.
-pub(super) fn steps(k: usize) -> usize {
+pub(in crate::cpu) fn steps(k: usize) -> usize {
     k.div_ceil(STEP)
 }
 
 /// Panels that `n` columns make.
-pub(super) fn panels(n: usize) -> usize {
+pub(in crate::cpu) fn panels(n: usize) -> usize {
     n.div_ceil(COLS)
 }
 
 /// Bytes of a packed matrix of `taps` times `k` rows and `n` columns.
-pub(super) fn packed_bytes(products: Products, taps: usize, k: usize, n: usize) -> usize {
+pub(in crate::cpu) fn packed_bytes(products: Products, taps: usize, k: usize, n: usize) -> usize {
     panels(n) * taps * steps(k) * products.panel_bytes()
 }
 
 /// Packs panel `panel` of a matrix of `taps * k` rows and `n` columns, whose elements are `row` and `col` apart; each tap
 /// begins a new step, and what is outside becomes zero.
-pub(super) struct PackPanel {
+pub(in crate::cpu) struct PackPanel {
     pub products: Products,
     pub from: *const f32,
     pub row: isize,

@@ -32,7 +32,7 @@ impl Products {
 }
 
 /// Sums of up to 2 x 16 rows by 32 columns, and what adds products to them.
-pub(super) trait Tiles {
+pub(in crate::cpu) trait Tiles {
     /// Whether the running CPU has it and `isa` allows it.
     fn available(isa: crate::Isa) -> bool;
 
@@ -85,7 +85,7 @@ pub fn detect() -> bool {
 }
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(super) use hardware::Amx;
+pub(in crate::cpu) use hardware::Amx;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod hardware {
@@ -95,7 +95,7 @@ mod hardware {
     use std::arch::x86_64::__cpuid_count;
 
     /// Asks the CPU, then the system for the permission that tile data needs (Linux: `arch_prctl`).
-    pub(super) fn permitted() -> bool {
+    pub(in crate::cpu) fn permitted() -> bool {
         const BF16: u32 = 1 << 22;
         const TILE: u32 = 1 << 24;
         const OSXSAVE: u32 = 1 << 27;
@@ -348,7 +348,7 @@ mod hardware {
 /// The unit in plain code: the same sums, products of one pair of k after the other.
 #[cfg(test)]
 #[derive(Debug)]
-pub(super) struct Model {
+pub(in crate::cpu) struct Model {
     rows: [usize; 2],
     sums: [[f32; COLS]; 2 * ROWS],
 }

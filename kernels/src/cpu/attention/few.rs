@@ -1,6 +1,6 @@
 //! A few queries, as a decoder has that makes one token at a time: keys and values are read once, where they lie.
 
-use super::rows::{Finish, Queries, Row, Weigh};
+use super::rows::{Finish, Lines, Queries, Row, Weigh};
 use super::{Operands, Shape};
 use crate::cpu::simd::{Simd, Task, dispatch};
 use crate::cpu::storage::{Storage, with_storage};
@@ -66,16 +66,21 @@ impl FewKernel {
             let (pitch, score_pitch) = (self.query_pitch, self.score_pitch);
             dispatch(shape.isa, Queries { shape, q, rows, to: queries, pitch });
             dispatch(shape.isa, Scores { shape, queries, rows: count, pitch, k, to: scores, score_pitch });
-            let weigh = Weigh::<T> {
+            let block = Lines {
+                scores,
+                score_pitch,
+                keys: shape.keys,
+                sums,
+                sum_pitch: self.sum_pitch,
+                columns: shape.dv,
+            };
+            let weigh = Weigh::<T, _> {
                 shape,
                 mask,
                 rows,
-                scores,
-                pitch: score_pitch,
+                block,
                 first: 0,
                 keys: shape.keys,
-                out: sums,
-                out_pitch: self.sum_pitch,
                 room,
                 marker: PhantomData,
             };
@@ -85,7 +90,7 @@ impl FewKernel {
                 shape.isa,
                 Values { shape, weights: scores, rows: count, score_pitch, v, to: sums, pitch },
             );
-            dispatch(shape.isa, Finish { shape, rows, sums, pitch, out });
+            dispatch(shape.isa, Finish { shape, rows, block, out });
         }
     }
 }

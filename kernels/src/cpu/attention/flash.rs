@@ -1,6 +1,6 @@
 //! Blocks of queries against blocks of keys.
 
-use super::rows::{Finish, Queries, Row, Weigh};
+use super::rows::{Finish, Lines, Queries, Row, Weigh};
 use super::{Operands, Shape};
 use crate::cpu::gemm::lanes::Elem;
 use crate::cpu::gemm::rows::RowMap;
@@ -153,6 +153,14 @@ impl FlashKernel {
         let at = |offset: usize| args.scratch.wrapping_add(offset).cast::<f32>();
         let (queries, scores, sums) = (at(layout.queries), at(layout.scores), at(layout.sums));
         let key_blocks = shape.keys.div_ceil(KEYS);
+        let lines = Lines {
+            scores,
+            score_pitch: layout.score_pitch,
+            keys: KEYS,
+            sums,
+            sum_pitch: layout.sum_pitch,
+            columns: shape.dv,
+        };
         // Blocks that are packed already, and whether their values are all finite.
         let mut packed = 0;
         let mut finite: smallvec::SmallVec<[bool; 64]> = smallvec::SmallVec::new();
@@ -211,16 +219,13 @@ impl FlashKernel {
                         &Store::none(),
                         room,
                     );
-                    let weigh = Weigh::<T> {
+                    let weigh = Weigh::<T, _> {
                         shape,
                         mask,
                         rows: states,
-                        scores,
-                        pitch: layout.score_pitch,
+                        block: Lines { keys: products.keys, ..lines },
                         first,
                         keys: products.keys,
-                        out: sums,
-                        out_pitch: layout.sum_pitch,
                         room: at(layout.mask),
                         marker: PhantomData,
                     };
@@ -242,7 +247,7 @@ impl FlashKernel {
                 }
                 first_block = false;
             }
-            dispatch(shape.isa, Finish { shape, rows: states, sums, pitch: layout.sum_pitch, out });
+            dispatch(shape.isa, Finish { shape, rows: states, block: lines, out });
         }
     }
 

@@ -3,13 +3,15 @@
 //! Queries are taken in blocks. For each block of keys the scores of the block go through a maximum and sum that are
 //! carried along (Dao et al., "FlashAttention", 2022), and their weights are multiplied with the values while they
 //! are in the cache. Both products run on the micro-kernels of matrix products ([`flash`]). A handful of queries, as when a
-//! decoder makes one token, read keys and values once as they lie instead ([`few`]).
+//! decoder makes one token, read keys and values once as they lie instead ([`few`]). Where the precision allows it and the
+//! CPU has tiles, both products run on them ([`tiles`]).
 
 mod few;
 mod flash;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 use super::gemm::micro::{self, Micro};
 use super::storage::{Storage, is_storage};
@@ -129,6 +131,17 @@ impl Shape {
         if self.causal { (i + self.keys + 1).saturating_sub(self.queries).min(self.keys) } else { self.keys }
     }
 
+    /// The part of all scores that queries may see.
+    fn share_visible(&self) -> f64 {
+        if !self.causal || self.queries == 0 {
+            return 1.0;
+        }
+        // The number of keys grows by one with every query, where there are some.
+        let (most, least) = (self.visible(self.queries - 1), self.visible(0));
+        let seeing = self.queries.min(most) as f64 / self.queries as f64;
+        seeing * (most + least) as f64 / (2 * self.keys).max(1) as f64
+    }
+
     /// Operands and result of batch entry `b` and key head `g`: queries and result at their first head.
     ///
     /// # Safety
@@ -175,7 +188,7 @@ impl Shape {
             Isa::Avx2 => (48.0, 0.8, 0.6),
             _ => (75.0, 0.5, 0.4),
         };
-        let scores = (self.batch * self.heads * self.queries * self.keys) as f64;
+        let scores = (self.batch * self.heads * self.queries * self.keys) as f64 * self.share_visible();
         let columns = (self.d + self.dv) as f64;
         let operands = (self.batch * self.groups * self.keys) as f64 * columns;
         if self.is_few() {
@@ -212,5 +225,16 @@ impl Tactic for AttentionTactic {
 
 /// The family's rows of the catalog.
 pub fn tactics() -> &'static [&'static dyn Tactic] {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        use super::amx::tile::{Amx, Products};
+        static TILES: [tiles::TileAttention<Amx>; 2] = [
+            tiles::TileAttention::new("attention.tiles.bf16x3.amx", Products::Three),
+            tiles::TileAttention::new("attention.tiles.bf16.amx", Products::One),
+        ];
+        static ALL: [&dyn Tactic; 3] = [&TILES[0], &TILES[1], &AttentionTactic];
+        &ALL
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
     &[&AttentionTactic]
 }

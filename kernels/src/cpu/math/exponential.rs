@@ -1,6 +1,7 @@
 //! Exponentials and logarithms.
 
 use super::{Simd, polynomial};
+use crate::Isa;
 
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// ln 2 in two parts; the first has few enough bits that its products with exponents are exact without fusing.
@@ -38,9 +39,15 @@ pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     s.scale(exp_reduced(s, r), n)
 }
 
-/// `e^x` for `x <= 0`, to 1.5 ulp; results below 1.2e-38 are zero. What softmax wants: cheaper than [`exp`] without AVX-512.
+/// `e^x` for `x <= 0`, to 1.5 ulp; results below 1.2e-38 may be zero, and that of -infinity is. What softmax wants: cheaper than
+/// [`exp`].
 #[inline(always)]
 pub fn exp_nonpositive<S: Simd>(s: S, x: S::F) -> S::F {
+    if S::ISA >= Isa::Avx512 {
+        // One instruction scales by any power of two.
+        let (n, r) = reduce(s, s.max(s.splat(-105.0), x));
+        return s.scale(exp_reduced(s, r), n);
+    }
     let clamped = s.max(s.splat(-87.3), x);
     let (n, r) = reduce(s, clamped);
     let power = s.float(s.shl_i::<23>(s.add_i(s.to_i(n), s.splat_i(127))));
