@@ -18,6 +18,7 @@ mod tactic;
 #[cfg(test)]
 mod tests;
 pub(super) mod tile;
+mod transposed;
 mod weights;
 
 pub use tactic::tactics;

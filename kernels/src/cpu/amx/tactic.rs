@@ -5,6 +5,7 @@ use super::source::{Kind, Source};
 use super::split::{self, PackPanel};
 use super::sweep::{Group, TileSweep};
 use super::tile::{Products, ROWS, Tiles};
+use super::transposed::TransposedTactic;
 use super::weights::{self, FEW_CHANNELS, Weights};
 use crate::cpu::conv::geometry::{Geometry, geometry};
 use crate::cpu::gemm::epilogue::{Finisher, dense_rows};
@@ -13,7 +14,7 @@ use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Grid, tasks_for};
 use crate::cpu::simd::dispatch;
 use crate::tactic::Build;
-use crate::{Args, Fit, Kernel, KernelError, Precision, Problem, Reject, Tactic, TensorDesc};
+use crate::{Args, Fit, Kernel, KernelError, Problem, Reject, Tactic, TensorDesc};
 use engraft_network::{DType, Op};
 use smallvec::SmallVec;
 use std::cell::RefCell;
@@ -65,13 +66,6 @@ struct Dynamic {
 }
 
 impl<T: Tiles + 'static> TileTactic<T> {
-    fn precision(&self) -> Precision {
-        match self.products {
-            Products::One => Precision::Bf16,
-            Products::Three => Precision::Tf32,
-        }
-    }
-
     fn source(&self, g: &Geometry, channels: usize) -> Source {
         if channels < FEW_CHANNELS && g.taps() > 1 {
             return Source::new(Kind::Windows(*g), self.products, channels);
@@ -141,8 +135,8 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
         if !matches!(p.op, Op::MatMul(_) | Op::Conv(_)) {
             return Err(Reject::new("neither a matrix product nor a convolution"));
         }
-        if p.precision != self.precision() {
-            return Err(Reject(format!("for precision {}", self.precision())));
+        if p.precision != self.products.precision() {
+            return Err(Reject(format!("for precision {}", self.products.precision())));
         }
         if !T::available(p.isa) {
             return Err(Reject::new("needs AMX"));
@@ -212,12 +206,7 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
         let rows = (kernel.units * source.unit * kernel.batch * kernel.groups) as f64;
         let k = (split::steps(w.k) * super::tile::STEP * w.taps) as f64;
         let n = (split::panels(w.n) * super::tile::COLS) as f64;
-        // Multiply-adds per nanosecond, and nanoseconds to split a value, where two threads share a unit: a faster one
-        // is found by timing.
-        let (speed, splitting) = match self.products {
-            Products::Three => (115.0, 0.1),
-            Products::One => (300.0, 0.08),
-        };
+        let (speed, splitting) = self.products.costs();
         let few = (kernel.units as f64 / ROWS as f64).min(1.0);
         let height = if source.unit == 1 { few } else { source.filled() };
         let work = rows * k * n / (speed * (0.3 + 0.7 * height));
@@ -285,6 +274,11 @@ thread_local! {
     static GROUPS: RefCell<Vec<Group>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Calls `f` with the calling thread's room for tiles.
+pub(super) fn with_groups(f: impl FnOnce(&mut Vec<Group>)) {
+    GROUPS.with_borrow_mut(f);
+}
+
 impl<T: Tiles> Kernel for TileKernel<T> {
     fn phases(&self) -> &[usize] {
         &self.phases
@@ -321,9 +315,7 @@ impl<T: Tiles> Kernel for TileKernel<T> {
             let c = args.outputs[0].cast::<f32>().wrapping_add(col);
             let room = args.scratch.add(self.finisher.scratch_bytes().next_multiple_of(64));
             self.finisher.with(args, col, args.scratch, |finish| {
-                GROUPS.with_borrow_mut(|groups| {
-                    self.sweep.run::<T>(a, units, panels, b, c, finish, room, groups);
-                });
+                with_groups(|groups| self.sweep.run::<T>(a, units, panels, b, c, finish, room, groups));
             });
         }
         Ok(())
@@ -344,7 +336,11 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
             TileTactic::new("tiles.bf16x3.amx", Products::Three, "tiles.bf16x3"),
             TileTactic::new("tiles.bf16.amx", Products::One, "tiles.bf16"),
         ];
-        static ALL: [&dyn Tactic; 3] = [&ROWS[0], &ROWS[1], &FEW];
+        static TRANSPOSED: [TransposedTactic<Amx>; 2] = [
+            TransposedTactic::new("conv_transpose.tiles.bf16x3.amx", Products::Three, "tiles.classes.bf16x3"),
+            TransposedTactic::new("conv_transpose.tiles.bf16.amx", Products::One, "tiles.classes.bf16"),
+        ];
+        static ALL: [&dyn Tactic; 5] = [&ROWS[0], &ROWS[1], &FEW, &TRANSPOSED[0], &TRANSPOSED[1]];
         &ALL
     }
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]

@@ -2,19 +2,25 @@
 
 use super::tactic::TileTactic;
 use super::tile::{Model, Products};
+use super::transposed::TransposedTactic;
 use crate::cpu::check::tensor_of;
 use crate::cpu::gemm::check::{Given, Random, check_at, epilogue};
 use crate::{Precision, Tactic};
-use engraft_network::ops::{Conv, Epilogue, MatMul, Padding};
+use engraft_network::ops::{Conv, ConvTranspose, Epilogue, MatMul, Padding};
 use engraft_network::{DType, Op, Tensor};
 use proptest::prelude::*;
 
 static THREE: TileTactic<Model> = TileTactic::new("tiles.bf16x3.model", Products::Three, "tiles.bf16x3");
 static ONE: TileTactic<Model> = TileTactic::new("tiles.bf16.model", Products::One, "tiles.bf16");
 
+static TRANSPOSED: [TransposedTactic<Model>; 2] = [
+    TransposedTactic::new("conv_transpose.tiles.bf16x3.model", Products::Three, "tiles.classes.bf16x3"),
+    TransposedTactic::new("conv_transpose.tiles.bf16.model", Products::One, "tiles.classes.bf16"),
+];
+
 /// The model's tactics, and those of the catalog, which take nothing on a machine without tiles.
 fn tactics() -> Vec<&'static dyn Tactic> {
-    let mut all: Vec<&'static dyn Tactic> = vec![&THREE, &ONE];
+    let mut all: Vec<&'static dyn Tactic> = vec![&THREE, &ONE, &TRANSPOSED[0], &TRANSPOSED[1]];
     all.extend_from_slice(super::tactics());
     all
 }
@@ -106,6 +112,51 @@ proptest! {
         given.extend(shapes.iter().map(|s| Given::new(r.tensor(DType::F32, s))));
         let taken = check(&op, &given, threads, 0)?;
         prop_assert!(taken >= 2 * crate::Isa::available().len(), "{} of {:?}", taken, op);
+    }
+
+    #[test]
+    fn transposed_convolutions(
+        spatial in 1usize..4, batch in 1usize..3, size in prop::array::uniform3(1usize..20), kernel in prop::array::uniform3(1usize..5),
+        stride in prop::array::uniform3(1usize..4), dilation in prop::array::uniform3(1usize..3), begin in prop::array::uniform3(0usize..3),
+        end in prop::array::uniform3(0usize..3), extra in prop::array::uniform3(0usize..3), same in 0usize..8,
+        groups in prop_oneof![3 => Just(1usize), 1 => Just(2usize)], channels in 16usize..40, outputs in 8usize..40,
+        which in 0usize..40, bias: bool, threads in 1usize..4, gap in 0usize..3, seed: u64,
+    ) {
+        let mut r = Random(seed | 1);
+        let take = |a: &[usize; 3]| a[..spatial].to_vec();
+        let (strides, dilations, output_padding) = (take(&stride), take(&dilation), take(&extra));
+        let padding = match same {
+            0 => Padding::SameUpper,
+            1 => Padding::SameLower,
+            _ => Padding::Explicit { begin: take(&begin), end: take(&end) },
+        };
+        let size = size.map(|s| s.min([20, 9, 4][spatial - 1]));
+        let (mut out, mut reached) = (vec![batch], true);
+        for d in 0..spatial {
+            prop_assume!(extra[d] < strides[d].max(dilations[d]));
+            let full = (size[d] - 1) * strides[d] + (kernel[d] - 1) * dilations[d] + 1 + extra[d];
+            let n = if same < 2 { size[d] * strides[d] } else { full.saturating_sub(begin[d] + end[d]) };
+            prop_assume!(n > 0 && n <= full);
+            let remainders: std::collections::BTreeSet<usize> = (0..kernel[d]).map(|k| k * dilations[d] % strides[d]).collect();
+            reached &= remainders.len() == strides[d];
+            out.push(n);
+        }
+        out.push(groups * outputs);
+        let x = r.tensor(DType::F32, &[&[batch], &size[..spatial], &[groups * channels]].concat());
+        let w = r.tensor(DType::F32, &[&kernel[..spatial], &[groups * channels, outputs]].concat());
+        let (post, shapes) = epilogue(which, DType::F32, &out);
+        let op = Op::ConvTranspose(ConvTranspose {
+            strides, dilations, padding, output_padding, groups, epilogue: Epilogue { bias, post },
+        });
+        let mut given = vec![Given { gap, ..Given::new(x) }, Given { constant: true, ..Given::new(w) }];
+        if bias {
+            given.push(Given::new(r.tensor(DType::F32, &[groups * outputs])));
+        }
+        given.extend(shapes.iter().map(|s| Given::new(r.tensor(DType::F32, s))));
+        let taken = check(&op, &given, threads, gap)?;
+        if reached {
+            prop_assert!(taken >= 2 * crate::Isa::available().len(), "{} of {:?}", taken, op);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The tile unit: AMX, or for tests on machines without it a model in plain code.
 
+use crate::Precision;
+
 /// How many products of split operands are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Products {
@@ -17,6 +19,23 @@ pub const ROWS: usize = 16;
 pub const COLS: usize = 32;
 
 impl Products {
+    /// The precision that asks for them.
+    pub const fn precision(self) -> Precision {
+        match self {
+            Products::One => Precision::Bf16,
+            Products::Three => Precision::Tf32,
+        }
+    }
+
+    /// Multiply-adds per nanosecond of a product, and nanoseconds to split a value, where two threads share a unit: a faster
+    /// one is found by timing.
+    pub const fn costs(self) -> (f64, f64) {
+        match self {
+            Products::Three => (115.0, 0.1),
+            Products::One => (300.0, 0.08),
+        }
+    }
+
     /// Bytes of a step of one row of the first operand: hi, then lo.
     pub const fn row_bytes(self) -> usize {
         match self {

@@ -12,7 +12,7 @@ use crate::cpu::movement::transpose;
 use crate::cpu::pointwise::share;
 use crate::cpu::simd::{Simd, Task, dispatch};
 use crate::tactic::Build;
-use crate::{Args, Fit, Kernel, KernelError, Precision, Problem, Reject, Tactic};
+use crate::{Args, Fit, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::{DType, Op};
 use smallvec::SmallVec;
 use std::marker::PhantomData;
@@ -85,13 +85,6 @@ impl<T> TileAttention<T> {
     pub(super) const fn new(id: &'static str, products: Products) -> Self {
         TileAttention { id, products, marker: PhantomData }
     }
-
-    fn precision(&self) -> Precision {
-        match self.products {
-            Products::One => Precision::Bf16,
-            Products::Three => Precision::Tf32,
-        }
-    }
 }
 
 impl<T: Tiles + 'static> Build for TileAttention<T> {
@@ -99,8 +92,8 @@ impl<T: Tiles + 'static> Build for TileAttention<T> {
 
     fn build(&self, p: &Problem<'_>) -> Result<TileKernel<T>, Reject> {
         let Op::Attention(op) = p.op else { return Err(Reject::new("not attention")) };
-        if p.precision != self.precision() {
-            return Err(Reject(format!("for precision {}", self.precision())));
+        if p.precision != self.products.precision() {
+            return Err(Reject(format!("for precision {}", self.products.precision())));
         }
         if !T::available(p.isa) {
             return Err(Reject::new("needs AMX"));
@@ -121,11 +114,9 @@ impl<T: Tiles + 'static> Build for TileAttention<T> {
     fn fit(&self, kernel: &TileKernel<T>, p: &Problem<'_>) -> Result<Fit, Reject> {
         let shape = &kernel.shape;
         let teams = (shape.batch * shape.groups) as f64;
-        // Multiply-adds per nanosecond, and nanoseconds for each score and for each value that is packed.
-        let (speed, weight, packing) = match self.products {
-            Products::Three => (115.0, 0.5, 0.25),
-            Products::One => (300.0, 0.4, 0.2),
-        };
+        let (speed, splitting) = self.products.costs();
+        // Nanoseconds for each score, and for each value that is packed.
+        let (weight, packing) = (0.5, 2.0 * splitting);
         let height = (shape.team() as f64 / ROWS as f64).min(1.0);
         let rows = teams * shape.team() as f64;
         let depth = (split::steps(shape.d) * STEP + split::panels(shape.dv) * COLS) as f64;

@@ -12,7 +12,7 @@ use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::sweep::{Grid, Sweep, tasks_for};
 use crate::cpu::pack::{self, Matrix};
 use crate::tactic::Build;
-use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
+use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic, TensorDesc};
 use engraft_network::ops::{ConvTranspose, Padding};
 use engraft_network::{DType, Op};
 use smallvec::SmallVec;
@@ -30,18 +30,18 @@ pub struct ConvTransposeTactic<E: 'static> {
 
 /// The kernel positions along each spatial axis, by remainder: what packing needs to know. Leading axes are trivial
 /// where there are fewer than three.
-struct Classes {
-    kernel: [usize; 3],
+pub(super) struct Classes {
+    pub kernel: [usize; 3],
     stride: [usize; 3],
     dilation: [usize; 3],
     /// Input channels and output channels of a group.
-    channels: usize,
-    n: usize,
-    groups: usize,
+    pub channels: usize,
+    pub n: usize,
+    pub groups: usize,
 }
 
 impl Classes {
-    fn new(op: &ConvTranspose, w: &[usize]) -> Result<Self, Reject> {
+    pub fn new(op: &ConvTranspose, w: &[usize]) -> Result<Self, Reject> {
         let spatial = w.len().checked_sub(2).filter(|s| (1..=3).contains(s));
         let spatial = spatial.ok_or_else(|| Reject::new("not one to three spatial axes"))?;
         let three = |list: &[usize]| {
@@ -62,7 +62,7 @@ impl Classes {
         })
     }
 
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.stride.iter().product()
     }
 
@@ -76,15 +76,18 @@ impl Classes {
         (remainders[0] * self.stride[1] + remainders[1]) * self.stride[2] + remainders[2]
     }
 
+    /// Kernel positions of a class along axis `d`, in order.
+    pub fn along(&self, class: usize, d: usize) -> impl DoubleEndedIterator<Item = usize> + use<> {
+        let (r, dilation, stride) = (self.remainders(class)[d], self.dilation[d], self.stride[d]);
+        (0..self.kernel[d]).filter(move |k| k * dilation % stride == r)
+    }
+
     /// Kernel positions of a class along each axis, in order.
-    fn taps(&self, class: usize) -> SmallVec<[[usize; 3]; 16]> {
-        let r = self.remainders(class);
-        let along =
-            |d: usize| (0..self.kernel[d]).filter(move |k| k * self.dilation[d] % self.stride[d] == r[d]);
+    pub fn taps(&self, class: usize) -> SmallVec<[[usize; 3]; 16]> {
         let mut taps = SmallVec::new();
-        for z in along(0) {
-            for y in along(1) {
-                for x in along(2) {
+        for z in self.along(class, 0) {
+            for y in self.along(class, 1) {
+                for x in self.along(class, 2) {
                     taps.push([z, y, x]);
                 }
             }
@@ -92,11 +95,14 @@ impl Classes {
         taps
     }
 
-    fn taps_len(&self, class: usize) -> usize {
-        let r = self.remainders(class);
-        (0..3)
-            .map(|d| (0..self.kernel[d]).filter(|k| k * self.dilation[d] % self.stride[d] == r[d]).count())
-            .product()
+    pub fn taps_len(&self, class: usize) -> usize {
+        (0..3).map(|d| self.along(class, d).count()).product()
+    }
+
+    /// The first of a group's rows of kernel position `tap` in the weights, as a matrix of `n` columns.
+    pub fn row(&self, [z, y, x]: [usize; 3], group: usize) -> usize {
+        let tap = (z * self.kernel[1] + y) * self.kernel[2] + x;
+        (tap * self.groups + group) * self.channels
     }
 
     /// Packed elements of one group: every class, then one row of zeros for classes without taps.
@@ -109,16 +115,14 @@ impl Classes {
     /// # Safety
     /// `w` is a dense `[kernel.., channels of all groups, n]`; `out` has room for [`Classes::packed`].
     unsafe fn pack<E: Number>(&self, w: *const E, group: usize, out: *mut E) {
-        let all = self.groups * self.channels;
         let mut at = out;
         // SAFETY: taps are inside the kernel; classes partition the taps, so that the parts fill the packed length.
         unsafe {
             for class in 0..self.count() {
                 let taps = self.taps(class);
                 for panel in 0..pack::panels::<E>(self.n) {
-                    for [z, y, x] in &taps {
-                        let tap = (z * self.kernel[1] + y) * self.kernel[2] + x;
-                        let data = w.wrapping_add((tap * all + group * self.channels) * self.n);
+                    for &tap in &taps {
+                        let data = w.wrapping_add(self.row(tap, group) * self.n);
                         let from = Matrix { data, row: self.n as isize, col: 1 };
                         pack::pack_panel(from, self.channels, self.n, panel * E::PANEL, at);
                         at = at.add(self.channels * E::PANEL);
@@ -129,6 +133,93 @@ impl Classes {
                 at.add(i).write(E::ZERO);
             }
         }
+    }
+}
+
+/// The input and the output around them. Spatial triples are as in [`Classes`].
+pub(super) struct Spatial {
+    pub input: [usize; 3],
+    pub input_stride: [isize; 3],
+    pub batch_stride: isize,
+    output: [usize; 3],
+    /// Outputs that are cut off before the first.
+    pad: [usize; 3],
+    /// Axes that there are.
+    axes: usize,
+}
+
+impl Spatial {
+    /// # Errors
+    /// Channels that are not consecutive.
+    pub fn new(
+        op: &ConvTranspose,
+        classes: &Classes,
+        x: &TensorDesc,
+        out: &TensorDesc,
+    ) -> Result<Spatial, Reject> {
+        let axes = x.rank() - 2;
+        if x.strides[axes + 1] != 1 && x.shape[axes + 1] != 1 {
+            return Err(Reject::new("channels of the input are not consecutive"));
+        }
+        let mut spatial = Spatial {
+            input: [1; 3],
+            input_stride: [0; 3],
+            batch_stride: x.strides[0],
+            output: [1; 3],
+            pad: [0; 3],
+            axes,
+        };
+        for axis in 0..axes {
+            let d = 3 - axes + axis;
+            let (input, output) = (x.shape[axis + 1], out.shape[axis + 1]);
+            (spatial.input[d], spatial.output[d], spatial.input_stride[d]) =
+                (input, output, x.strides[axis + 1]);
+            let full =
+                (input.max(1) - 1) * classes.stride[d] + (classes.kernel[d] - 1) * classes.dilation[d] + 1;
+            let total = (full + op.output_padding[axis]).saturating_sub(output);
+            spatial.pad[d] = match &op.padding {
+                Padding::Explicit { begin, .. } => begin[axis],
+                Padding::SameUpper => total / 2,
+                Padding::SameLower => total - total / 2,
+            };
+        }
+        Ok(spatial)
+    }
+
+    /// Classes along each axis that have outputs.
+    pub fn used(&self, classes: &Classes) -> [usize; 3] {
+        std::array::from_fn(|d| classes.stride[d].min(self.output[d]))
+    }
+
+    /// The first outputs of those classes.
+    pub fn starts(used: [usize; 3]) -> impl Iterator<Item = [usize; 3]> {
+        (0..used[0]).flat_map(move |z| (0..used[1]).flat_map(move |y| (0..used[2]).map(move |x| [z, y, x])))
+    }
+
+    /// The class whose first output is `start`.
+    pub fn class(&self, classes: &Classes, start: [usize; 3]) -> usize {
+        classes.class(std::array::from_fn(|d| (start[d] + self.pad[d]) % classes.stride[d]))
+    }
+
+    /// Input position along axis `d` that kernel position `k` reads for output `start`, less by one for each output before it.
+    pub fn shift(&self, classes: &Classes, start: [usize; 3], d: usize, k: usize) -> isize {
+        ((start[d] + self.pad[d]) as isize - (k * classes.dilation[d]) as isize) / classes.stride[d] as isize
+    }
+
+    /// Outputs of the class along each axis.
+    pub fn count(&self, classes: &Classes, start: [usize; 3]) -> [usize; 3] {
+        std::array::from_fn(|d| (self.output[d] - start[d]).div_ceil(classes.stride[d]))
+    }
+
+    /// The class as a window of the result.
+    pub fn windows(&self, classes: &Classes, batch: usize, start: [usize; 3]) -> SmallVec<[Window; 4]> {
+        let count = self.count(classes, start);
+        let mut windows: SmallVec<[Window; 4]> = SmallVec::new();
+        windows.push(Window { start: 0, step: 1, count: batch });
+        for d in 3 - self.axes..3 {
+            windows.push(Window { start: start[d], step: classes.stride[d], count: count[d] });
+        }
+        windows
     }
 }
 
@@ -149,9 +240,7 @@ struct Pass<E: 'static> {
 
 pub(crate) struct ConvTransposeKernel<E: 'static> {
     classes: Classes,
-    input: [usize; 3],
-    input_stride: [isize; 3],
-    batch_stride: isize,
+    spatial: Spatial,
     passes: SmallVec<[Pass<E>; 4]>,
     constant: bool,
     phases: SmallVec<[usize; 2]>,
@@ -182,30 +271,13 @@ impl<E: Number> Build for ConvTransposeTactic<E> {
         let op = self.op(p)?;
         let (x, w, out) = (&p.inputs[0].desc, &p.inputs[1].desc, &p.outputs[0]);
         let classes = Classes::new(op, &w.shape)?;
-        let spatial = x.rank() - 2;
-        if x.strides[spatial + 1] != 1 && x.shape[spatial + 1] != 1 {
-            return Err(Reject::new("channels of the input are not consecutive"));
-        }
+        let spatial = Spatial::new(op, &classes, x, out)?;
         let constant = p.inputs[1].constant.is_some();
         if !constant && !w.is_dense() {
             return Err(Reject::new("weights at strides"));
         }
         if classes.channels == 0 {
             return Err(Reject::new("an empty sum"));
-        }
-        let (mut input, mut output, mut input_stride, mut pad) = ([1; 3], [1; 3], [0; 3], [0usize; 3]);
-        for axis in 0..spatial {
-            let d = 3 - spatial + axis;
-            (input[d], output[d], input_stride[d]) =
-                (x.shape[axis + 1], out.shape[axis + 1], x.strides[axis + 1]);
-            let full =
-                (input[d].max(1) - 1) * classes.stride[d] + (classes.kernel[d] - 1) * classes.dilation[d] + 1;
-            let total = (full + op.output_padding[axis]).saturating_sub(output[d]);
-            pad[d] = match &op.padding {
-                Padding::Explicit { begin, .. } => begin[axis],
-                Padding::SameUpper => total / 2,
-                Padding::SameLower => total - total / 2,
-            };
         }
         let mut weights: SmallVec<[usize; 16]> = SmallVec::new();
         let mut at = 0;
@@ -217,13 +289,11 @@ impl<E: Number> Build for ConvTransposeTactic<E> {
         let empty = out.count() == 0;
         let taps: usize = classes.kernel.iter().product();
         let flops = 2.0 * (x.count() * taps * classes.n) as f64;
-        let used: [usize; 3] = std::array::from_fn(|d| classes.stride[d].min(output[d]));
+        let used = spatial.used(&classes);
         let parts = classes.groups * used.iter().product::<usize>();
         let each = tasks_for(flops, p.threads).div_ceil(parts.max(1));
         let mut kernel = ConvTransposeKernel {
-            input,
-            input_stride,
-            batch_stride: x.strides[0],
+            spatial,
             passes: SmallVec::new(),
             constant,
             phases: SmallVec::new(),
@@ -231,29 +301,22 @@ impl<E: Number> Build for ConvTransposeTactic<E> {
             classes,
         };
         let mut tasks = 0;
-        let starts =
-            (0..used[0]).flat_map(|z| (0..used[1]).flat_map(move |y| (0..used[2]).map(move |x| [z, y, x])));
-        for start in starts.filter(|_| !empty) {
-            let classes = &kernel.classes;
-            let (stride, dilation) = (classes.stride, classes.dilation);
-            let class = classes.class(std::array::from_fn(|d| (start[d] + pad[d]) % stride[d]));
-            let shift = |d: usize, k: usize| {
-                ((start[d] + pad[d]) as isize - (k * dilation[d]) as isize) / stride[d] as isize
-            };
-            let mut shifts: SmallVec<[[isize; 3]; 8]> =
-                classes.taps(class).iter().map(|k| std::array::from_fn(|d| shift(d, k[d]))).collect();
+        for start in Spatial::starts(used).filter(|_| !empty) {
+            let (classes, spatial) = (&kernel.classes, &kernel.spatial);
+            let class = spatial.class(classes, start);
+            let mut shifts: SmallVec<[[isize; 3]; 8]> = classes
+                .taps(class)
+                .iter()
+                .map(|k| std::array::from_fn(|d| spatial.shift(classes, start, d, k[d])))
+                .collect();
             let (mut run, mut weights) = (classes.channels, weights[class]);
             if shifts.is_empty() {
                 // No tap reaches these outputs: one product of zeros.
                 shifts.push([isize::MAX / 4; 3]);
                 (run, weights) = (1, at);
             }
-            let count: [usize; 3] = std::array::from_fn(|d| (output[d] - start[d]).div_ceil(stride[d]));
-            let mut windows: SmallVec<[Window; 4]> = SmallVec::new();
-            windows.push(Window { start: 0, step: 1, count: x.shape[0] });
-            for d in 3 - spatial..3 {
-                windows.push(Window { start: start[d], step: stride[d], count: count[d] });
-            }
+            let count = spatial.count(classes, start);
+            let windows = spatial.windows(classes, x.shape[0], start);
             let (rows, offset) = dense_window(out, &windows)?;
             let finisher = Finisher::<E>::windowed(&op.epilogue, p.inputs, 2, out, p.isa, &windows)?;
             let sweep =
@@ -334,9 +397,9 @@ impl<E: Number> ConvTransposeKernel<E> {
     fn source<'a>(&'a self, pass: &'a Pass<E>, base: *const E) -> Shifted<'a, E> {
         Shifted {
             base,
-            input: self.input,
-            input_stride: self.input_stride,
-            batch_stride: self.batch_stride,
+            input: self.spatial.input,
+            input_stride: self.spatial.input_stride,
+            batch_stride: self.spatial.batch_stride,
             count: pass.count,
             shifts: &pass.shifts,
             channels: pass.sweep.run,
