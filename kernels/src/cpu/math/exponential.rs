@@ -23,6 +23,28 @@ fn exp_reduced<S: Simd>(s: S, r: S::F) -> S::F {
     s.add(s.fma(s.mul(r, r), q, r), s.splat(1.0))
 }
 
+/// `2^(n + r)` for integers `n` in -126..=127 and |r| <= 0.5, to 1 ulp.
+#[inline(always)]
+pub(super) fn exp2_parts<S: Simd>(s: S, n: S::F, r: S::F) -> S::F {
+    let p = polynomial(
+        s,
+        r,
+        [
+            6.931_471_824_645_996e-1,
+            2.402_264_773_845_672_6e-1,
+            5.550_332_367_420_196_5e-2,
+            9.618_437_848_985_195e-3,
+            1.339_890_062_808_990_5e-3,
+            1.535_334_158_688_783_6e-4,
+        ],
+    );
+    let y = s.fma(r, p, s.splat(1.0));
+    if S::ISA >= Isa::Avx512 {
+        return s.scale(y, n);
+    }
+    s.mul(y, s.float(s.shl_i::<23>(s.add_i(s.to_i(n), s.splat_i(127)))))
+}
+
 /// `e^r - 1` for reduced `r`, accurate also next to zero.
 #[inline(always)]
 fn expm1_reduced<S: Simd>(s: S, r: S::F) -> S::F {

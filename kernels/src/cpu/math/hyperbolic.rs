@@ -1,7 +1,7 @@
 //! Hyperbolic functions, the error function and the activations made of them.
 
-use super::exponential::expm1_moderate;
-use super::{Simd, exp, exp_nonpositive, expm1, log, log1p, polynomial};
+use super::exponential::{exp2_parts, expm1_moderate};
+use super::{Simd, exp, exp_nonpositive, expm1, log, log1p, polynomial, sigmoid};
 
 /// Hyperbolic tangent to 3 ulp.
 #[inline(always)]
@@ -103,18 +103,38 @@ pub fn erf<S: Simd>(s: S, x: S::F) -> S::F {
     s.select(s.lt(magnitude, s.splat(ERF_SPLIT)), small, s.copysign(large, x))
 }
 
-/// `x (1 + erf(x / sqrt(2))) / 2`, to 4 ulp where the exact value exceeds 0.1 in magnitude and to 2e-7 elsewhere.
+/// `x (1 + erf(x / sqrt(2))) / 2`, to 4 ulp where the exact value exceeds 0.1 in magnitude and to 2e-7 elsewhere; unspecified
+/// for infinities.
 #[inline(always)]
 pub fn gelu_erf<S: Simd>(s: S, x: S::F) -> S::F {
-    let e = erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
-    let half = s.mul(x, s.splat(0.5));
-    s.fma(half, e, half)
+    // x for positive x, less |x| times the tail of the normal distribution, 2^-(1 + m p(m)). From 5.6 on that is below 6e-8. The
+    // operand order lets NaN through.
+    let m = s.min(s.splat(5.6), s.abs(x));
+    let p = polynomial(
+        s,
+        m,
+        [
+            -1.151_106_953_620_910_6,
+            -4.591_992_199_420_929e-1,
+            -5.250_229_686_498_642e-2,
+            7.031_476_590_782_404e-3,
+            -6.529_330_130_433_664e-5,
+            -2.498_637_186_363_339_4e-4,
+            6.825_556_920_375_675e-5,
+            -9.633_844_456_402_585e-6,
+            7.411_667_297_674_285e-7,
+            -2.449_869_818_121_897e-8,
+        ],
+    );
+    let n = s.round(s.fma(m, p, s.splat(-1.0)));
+    let tail = exp2_parts(s, n, s.fma(m, p, s.sub(s.splat(-1.0), n)));
+    s.fnma(m, tail, s.max(s.zero(), x))
 }
 
 /// `x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`, to the bounds of [`gelu_erf`].
 #[inline(always)]
 pub fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
-    let inner = s.mul(x, s.fma(s.mul(x, x), s.splat(0.035_677_407), s.splat(0.797_884_6)));
-    let half = s.mul(x, s.splat(0.5));
-    s.fma(half, tanh(s, inner), half)
+    // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
+    let double = s.mul(x, s.fma(s.mul(x, x), s.splat(0.071_354_814), s.splat(1.595_769_1)));
+    s.mul(x, sigmoid(s, double))
 }
