@@ -14,8 +14,9 @@ use crate::{Args, Kernel, KernelError};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Keys of a block.
+/// Most keys of a block, and where queries see different numbers of them.
 const KEYS: usize = 256;
+const CAUSAL_KEYS: usize = 128;
 /// Most queries of a block.
 const QUERIES: usize = 64;
 /// Bytes of packed keys and values that a task keeps for all of its queries.
@@ -28,8 +29,9 @@ pub(super) struct FlashKernel {
     shape: Shape,
     /// Parts of a team's rows.
     splits: usize,
-    /// Rows of a block.
+    /// Rows and keys of a block.
     block: usize,
+    span: usize,
     /// Whether blocks of keys stay packed for all queries of a task.
     kept: bool,
     /// Products with a full block of keys, and with the last one.
@@ -82,8 +84,11 @@ impl FlashKernel {
         let blocks = shape.team().div_ceil(block).max(1);
         let wanted = if threads > 1 { (2 * threads).div_ceil(teams.max(1)) } else { 1 };
         let splits = wanted.clamp(1, blocks);
-        let key_blocks = shape.keys.div_ceil(KEYS).max(1);
-        let full = KEYS.min(shape.keys);
+        let most = if shape.causal && shape.queries > block { CAUSAL_KEYS } else { KEYS };
+        // Blocks of about equal numbers of whole panels.
+        let span = shape.keys.div_ceil(shape.keys.div_ceil(most).max(1)).next_multiple_of(PANEL).max(PANEL);
+        let key_blocks = shape.keys.div_ceil(span).max(1);
+        let full = span.min(shape.keys);
         let mut layout = Layout {
             query_pitch: pitch(shape.d),
             score_pitch: pitch(full),
@@ -139,7 +144,7 @@ impl FlashKernel {
         layout.total = at;
         let empty = shape.team() * shape.dv == 0;
         let phases = [if empty { 0 } else { teams * splits }];
-        FlashKernel { shape, splits, block, kept, products, layout, phases }
+        FlashKernel { shape, splits, block, span, kept, products, layout, phases }
     }
 
     /// Computes rows `rows` of the team of batch entry `b` and key head `g`.
@@ -152,11 +157,11 @@ impl FlashKernel {
         let Operands { q, k, v, out, mask } = unsafe { shape.operands::<T>(b, g, args) };
         let at = |offset: usize| args.scratch.wrapping_add(offset).cast::<f32>();
         let (queries, scores, sums) = (at(layout.queries), at(layout.scores), at(layout.sums));
-        let key_blocks = shape.keys.div_ceil(KEYS);
+        let key_blocks = shape.keys.div_ceil(self.span);
         let lines = Lines {
             scores,
             score_pitch: layout.score_pitch,
-            keys: KEYS,
+            keys: self.span,
             sums,
             sum_pitch: layout.sum_pitch,
             columns: shape.dv,
@@ -178,7 +183,7 @@ impl FlashKernel {
             dispatch(shape.isa, Queries { shape, q, rows: states, to: queries, pitch });
             let mut first_block = true;
             for block in 0..key_blocks {
-                let first = block * KEYS;
+                let first = block * self.span;
                 if first >= horizon {
                     break;
                 }
@@ -213,7 +218,7 @@ impl FlashKernel {
                     products.scores.run(
                         &from(queries, layout.query_pitch, shape.d),
                         0..count,
-                        0..pack::panels::<f32>(products.keys),
+                        0..pack::panels::<f32>(products.keys.min(horizon - first)),
                         keys,
                         scores,
                         &Store::none(),
