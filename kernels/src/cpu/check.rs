@@ -1,6 +1,6 @@
 //! Test harness: runs a tactic on random layouts, under every instruction set, and compares with a reference.
 
-use crate::{Args, Isa, Operand, Problem, Tactic, TensorDesc};
+use crate::{Args, Isa, Operand, Precision, Problem, Tactic, TensorDesc};
 use engraft_network::{AlignedBytes, DType, Op, Tensor};
 use smallvec::SmallVec;
 
@@ -165,6 +165,22 @@ pub fn run(
     layout: Layout,
     r: &mut Random,
 ) -> Option<Vec<Tensor>> {
+    run_at(Precision::Fp32, tactic, op, inputs, constant, outputs, isa, threads, layout, r)
+}
+
+/// [`run`] at a precision.
+pub fn run_at(
+    precision: Precision,
+    tactic: &dyn Tactic,
+    op: &Op,
+    inputs: &[Tensor],
+    constant: &[usize],
+    outputs: &[(DType, Vec<usize>)],
+    isa: Isa,
+    threads: usize,
+    layout: Layout,
+    r: &mut Random,
+) -> Option<Vec<Tensor>> {
     let mut place = |dtype: DType, shape: &[usize], dense: bool| match layout {
         Layout::Random if !dense => random_desc(r, dtype, shape),
         _ => (TensorDesc::dense(dtype, shape), shape.iter().product()),
@@ -191,15 +207,7 @@ pub fn run(
         .map(|(i, (p, t))| Operand { desc: p.desc.clone(), constant: constant.contains(&i).then_some(t) })
         .collect();
     let descs: Vec<TensorDesc> = results.iter().map(|p| p.desc.clone()).collect();
-    let problem = Problem {
-        op,
-        inputs: &operands,
-        outputs: &descs,
-        threads,
-        isa,
-        precision: crate::Precision::Fp32,
-        env: &[],
-    };
+    let problem = Problem { op, inputs: &operands, outputs: &descs, threads, isa, precision, env: &[] };
     let fit = tactic.accepts(&problem).ok()?;
     assert!(fit.cost_ns.is_finite() && fit.cost_ns >= 0.0, "{}: cost {}", tactic.id(), fit.cost_ns);
     let packed: Vec<Option<AlignedBytes>> = (0..inputs.len())

@@ -11,6 +11,7 @@
 //! on the way. [`few`] passes few rows by the same panels with vectors, on any CPU.
 
 mod few;
+pub(super) mod product;
 mod source;
 pub(super) mod split;
 mod sweep;

@@ -5,7 +5,10 @@ mod cell;
 mod product;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
+use crate::cpu::amx::product::RowProduct;
+use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::simd::dispatch;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use cell::{Cell, Layout};
@@ -21,6 +24,20 @@ pub struct Recurrent;
 
 /// The family's rows of the catalog.
 pub fn tactics() -> &'static [&'static dyn Tactic] {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        use super::amx::tile::{Amx, Products::*};
+        use tiles::TileRecurrent;
+        static TILES: [TileRecurrent<Amx>; 4] = [
+            TileRecurrent::new("rnn.tiles.bf16x3.amx", Three, "rnn.tiles.bf16x3", false),
+            TileRecurrent::new("rnn.tiles.bf16x3.amx.states", Three, "rnn.tiles.bf16x3", true),
+            TileRecurrent::new("rnn.tiles.bf16.amx", One, "rnn.tiles.bf16", false),
+            TileRecurrent::new("rnn.tiles.bf16.amx.states", One, "rnn.tiles.bf16", true),
+        ];
+        static ALL: [&dyn Tactic; 5] = [&TILES[0], &TILES[1], &TILES[2], &TILES[3], &Recurrent];
+        &ALL
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
     &[&Recurrent]
 }
 
@@ -42,6 +59,8 @@ struct RecurrentKernel {
     operands: Operands,
     /// Whether w and r were packed in advance; a first phase packs the others.
     packed: [bool; 2],
+    /// Products with the inputs and with the states that run on tiles.
+    tiles: [Option<Box<dyn RowProduct>>; 2],
     /// Sequences of one direction that one task runs.
     group: usize,
     phases: SmallVec<[usize; 3]>,
@@ -83,6 +102,45 @@ fn op_of<'a>(p: &Problem<'a>) -> Result<&'a Rnn, Reject> {
     }
 }
 
+/// The operator, where its operands are such that kernels here take them.
+fn accepted<'a>(p: &Problem<'a>) -> Result<&'a Rnn, Reject> {
+    let op = op_of(p)?;
+    let x = &p.inputs[0].desc;
+    if x.dtype != DType::F32 {
+        return Err(Reject::new(format!("a recurrent layer of {}", x.dtype)));
+    }
+    if p.inputs[1..3].iter().any(|o| o.constant.is_none() && !o.desc.is_dense()) {
+        return Err(Reject::new("weights at strides"));
+    }
+    if op.hidden == 0 || x.shape[2] == 0 {
+        return Err(Reject::new("an empty recurrent layer"));
+    }
+    if x.strides[2] != 1 && x.shape[2] != 1 {
+        return Err(Reject::new("inputs at strides"));
+    }
+    let dense = |d: &crate::TensorDesc| d.is_dense();
+    if !p.inputs[3..].iter().all(|o| dense(&o.desc)) || !p.outputs.iter().all(dense) {
+        return Err(Reject::new("operands or results at strides"));
+    }
+    Ok(op)
+}
+
+/// Expected nanoseconds of the products with the inputs and of the steps, with vectors.
+fn costs(op: &Rnn, p: &Problem<'_>) -> [f64; 2] {
+    let x = &p.inputs[0].desc;
+    let (steps, batch) = (x.shape[0] as f64, x.shape[1] as f64);
+    let columns = (op.directions() * Layout::new(op).columns) as f64;
+    let inputs = steps * batch * columns * x.shape[2] as f64 / 25.0 / p.threads as f64;
+    let lanes = (p.threads as f64).min(batch * op.directions() as f64).max(1.0);
+    [inputs, steps * batch * columns * (op.hidden as f64 / 12.0 + 0.7) / lanes]
+}
+
+/// Sequences of one direction that one task runs.
+fn group(op: &Rnn, p: &Problem<'_>) -> usize {
+    let batch = p.inputs[0].desc.shape[1];
+    (batch * op.directions()).div_ceil(p.threads.max(1)).clamp(1, batch.max(1))
+}
+
 impl Tactic for Recurrent {
     fn id(&self) -> &'static str {
         "rnn.f32"
@@ -93,36 +151,15 @@ impl Tactic for Recurrent {
     }
 
     fn accepts(&self, p: &Problem<'_>) -> Result<Fit, Reject> {
-        let op = op_of(p)?;
-        let x = &p.inputs[0].desc;
-        if x.dtype != DType::F32 {
-            return Err(Reject::new(format!("a recurrent layer of {}", x.dtype)));
-        }
-        if p.inputs[1..3].iter().any(|o| o.constant.is_none() && !o.desc.is_dense()) {
-            return Err(Reject::new("weights at strides"));
-        }
-        if op.hidden == 0 || x.shape[2] == 0 {
-            return Err(Reject::new("an empty recurrent layer"));
-        }
-        if x.strides[2] != 1 && x.shape[2] != 1 {
-            return Err(Reject::new("inputs at strides"));
-        }
-        let dense = |d: &crate::TensorDesc| d.is_dense();
-        if !p.inputs[3..].iter().all(|o| dense(&o.desc)) || !p.outputs.iter().all(dense) {
-            return Err(Reject::new("operands or results at strides"));
-        }
-        let (steps, batch) = (x.shape[0] as f64, x.shape[1] as f64);
-        let layout = Layout::new(op);
-        let columns = (op.directions() * layout.columns) as f64;
-        let input = steps * batch * columns * x.shape[2] as f64 / 25.0 / p.threads as f64;
-        let lanes = (p.threads as f64).min(batch * op.directions() as f64).max(1.0);
-        let state = steps * batch * columns * (op.hidden as f64 / 12.0 + 0.7) / lanes;
+        let op = accepted(p)?;
+        let columns = (op.directions() * Layout::new(op).columns) as f64;
+        let [inputs, states] = costs(op, p);
         let packed: f64 = [1, 2]
             .iter()
             .filter(|i| p.inputs[**i].constant.is_none())
             .map(|i| columns * p.inputs[*i].desc.shape[2] as f64)
             .sum();
-        Ok(Fit { cost_ns: 500.0 + input + state + packed * 0.5 })
+        Ok(Fit { cost_ns: 500.0 + inputs + states + packed * 0.5 })
     }
 
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
@@ -157,33 +194,7 @@ impl Tactic for Recurrent {
             Ok(op) => op,
             Err(reason) => unreachable!("prepared without being accepted: {reason}"),
         };
-        let x = &p.inputs[0].desc;
-        let (steps, batch, directions) = (x.shape[0], x.shape[1], op.directions());
-        let layout = Layout::new(op);
-        let flops = 2.0 * (steps * batch * directions * layout.columns * x.shape[2]) as f64;
-        let pieces = directions * (steps * batch).div_ceil(ROWS) * (layout.columns / PANEL).div_ceil(PANELS);
-        let tasks = if flops < 2e5 { 1 } else { pieces.min(4 * p.threads) };
-        let group = (batch * directions).div_ceil(p.threads.max(1)).clamp(1, batch.max(1));
-        let packed = [1, 2].map(|i| p.inputs[i].constant.is_some());
-        let mut phases = SmallVec::new();
-        if packed != [true; 2] {
-            phases.push((directions * layout.columns / PANEL).min(4 * p.threads.max(1)));
-        }
-        phases.extend([tasks.max(1), directions * batch.div_ceil(group)]);
-        Box::new(RecurrentKernel {
-            op: op.clone(),
-            layout,
-            isa: p.isa,
-            steps,
-            batch,
-            width: x.shape[2],
-            directions,
-            x: [x.strides[0], x.strides[1]],
-            operands: Operands::new(op),
-            packed,
-            group,
-            phases,
-        })
+        Box::new(RecurrentKernel::new(op, p))
     }
 }
 
@@ -225,7 +236,8 @@ impl Kernel for RecurrentKernel {
     }
 
     fn scratch_bytes(&self) -> usize {
-        self.layout.scratch(self.group) * size_of::<f32>()
+        let tiles = |which: usize| self.tiles[which].as_ref().map_or(0, |t| t.scratch_bytes());
+        tiles(0).max(self.sequence_bytes() + tiles(1))
     }
 
     unsafe fn run(&self, phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
@@ -248,6 +260,48 @@ impl Kernel for RecurrentKernel {
 }
 
 impl RecurrentKernel {
+    fn new(op: &Rnn, p: &Problem<'_>) -> RecurrentKernel {
+        let x = &p.inputs[0].desc;
+        let (steps, batch, directions) = (x.shape[0], x.shape[1], op.directions());
+        let layout = Layout::new(op);
+        let flops = 2.0 * (steps * batch * directions * layout.columns * x.shape[2]) as f64;
+        let pieces = directions * (steps * batch).div_ceil(ROWS) * (layout.columns / PANEL).div_ceil(PANELS);
+        let tasks = if flops < 2e5 { 1 } else { pieces.min(4 * p.threads) };
+        let group = group(op, p);
+        let packed = [1, 2].map(|i| p.inputs[i].constant.is_some());
+        let mut phases = SmallVec::new();
+        if packed != [true; 2] {
+            phases.push((directions * layout.columns / PANEL).min(4 * p.threads.max(1)));
+        }
+        phases.extend([tasks.max(1), directions * batch.div_ceil(group)]);
+        RecurrentKernel {
+            op: op.clone(),
+            layout,
+            isa: p.isa,
+            steps,
+            batch,
+            width: x.shape[2],
+            directions,
+            x: [x.strides[0], x.strides[1]],
+            operands: Operands::new(op),
+            packed,
+            tiles: [None, None],
+            group,
+            phases,
+        }
+    }
+
+    /// Rows of the states of a task, and of the products with them.
+    fn state_rows(&self) -> (RowMap, RowMap) {
+        let rows = |floats: usize| RowMap::uniform(self.group, floats as isize);
+        (rows(self.layout.padded), rows(self.layout.columns))
+    }
+
+    /// Bytes of scratch that a task has for its sequences, before that of products on tiles.
+    fn sequence_bytes(&self) -> usize {
+        (self.layout.scratch(self.group) * size_of::<f32>()).next_multiple_of(64)
+    }
+
     /// Floats of the products with all inputs, at the start of the workspace.
     fn gates_len(&self) -> usize {
         self.directions * self.steps * self.batch * self.layout.columns
@@ -301,6 +355,16 @@ impl RecurrentKernel {
             let (group, block) = (rest / blocks, rest % blocks);
             let panels = group * PANELS..((group + 1) * PANELS).min(all);
             let x = args.inputs[0].cast::<f32>();
+            let block_rows = block * ROWS..((block + 1) * ROWS).min(rows);
+            if let Some(tiles) = &self.tiles[0] {
+                // SAFETY: rows of x, the direction's panels, and rows of the workspace.
+                unsafe {
+                    let weights = args.inputs[1].add(d * tiles.packed_bytes());
+                    let out = args.workspace.cast::<f32>().add(d * rows * self.layout.columns);
+                    tiles.run(x, block_rows, panels, weights, out, args.scratch);
+                }
+                continue;
+            }
             // SAFETY: rows of x, the direction's panels, and rows of the workspace.
             unsafe {
                 let row = |r: usize| {
@@ -309,7 +373,7 @@ impl RecurrentKernel {
                 let out = args.workspace.cast::<f32>().add(d * rows * self.layout.columns);
                 let product = Product {
                     depth: self.width,
-                    rows: block * ROWS..((block + 1) * ROWS).min(rows),
+                    rows: block_rows,
                     panels,
                     row: &row,
                     weights: self.weights(0, args).add(d * self.layout.columns * self.width),
@@ -375,7 +439,15 @@ impl RecurrentKernel {
             let y = args.outputs[0].cast::<f32>();
             let place = |t: usize, b: usize| y.add(((t * self.directions + d) * self.batch + b) * hidden);
             let longest = group.clone().map(|b| length(b) as usize).max().unwrap_or(0);
-            let recurrent = self.weights(1, args).add(d * columns * hidden);
+            let states = States {
+                kernel: self,
+                weights: match &self.tiles[1] {
+                    Some(tiles) => args.inputs[2].add(d * tiles.packed_bytes()),
+                    None => self.weights(1, args).add(d * columns * hidden).cast(),
+                },
+                count,
+                scratch: args.scratch.add(self.sequence_bytes()),
+            };
             let activations = self.op.kind.activations();
             let cell = Cell {
                 op: &self.op,
@@ -385,9 +457,8 @@ impl RecurrentKernel {
                 peephole,
             };
             for s in 0..longest {
-                let state = h.as_ptr();
                 let first = self.layout.first_columns(&self.op);
-                self.product(&|r| state.add(r * padded), recurrent, 0..first, sums, count);
+                states.product(h, 0..first, sums);
                 let inputs = |i: usize| {
                     let (b, len) = (group.start + i, length(group.start + i) as usize);
                     (s < len).then(|| {
@@ -407,8 +478,7 @@ impl RecurrentKernel {
                             );
                         }
                     }
-                    let state = gated.as_ptr();
-                    self.product(&|r| state.add(r * padded), recurrent, first..columns / PANEL, sums, count);
+                    states.product(gated, first..columns / PANEL, sums);
                 }
                 for i in 0..count {
                     let Some(x) = inputs(i) else { continue };
@@ -438,23 +508,36 @@ impl RecurrentKernel {
         }
         Ok(())
     }
+}
 
-    /// States times recurrent weights, for some panels.
+/// Products of a task's states with the recurrent weights.
+struct States<'a> {
+    kernel: &'a RecurrentKernel,
+    /// The direction's panels.
+    weights: *const u8,
+    /// Sequences.
+    count: usize,
+    /// Room for products on tiles.
+    scratch: *mut u8,
+}
+
+impl States<'_> {
+    /// Some panels of the products.
     ///
     /// # Safety
-    /// `row(r)` has `hidden` floats for `r < count`; `weights` are the direction's panels.
-    unsafe fn product(
-        &self,
-        row: &dyn Fn(usize) -> *const f32,
-        weights: *const f32,
-        panels: Range<usize>,
-        sums: &mut [f32],
-        count: usize,
-    ) {
-        let (depth, out_row) = (self.layout.hidden, self.layout.columns);
+    /// `state` and `sums` hold the rows of all sequences, the weights are packed.
+    unsafe fn product(&self, state: &[f32], panels: Range<usize>, sums: &mut [f32]) {
+        let Layout { hidden, padded, columns, .. } = self.kernel.layout;
+        let (rows, state, out) = (0..self.count, state.as_ptr(), sums.as_mut_ptr());
+        if let Some(tiles) = &self.kernel.tiles[1] {
+            // SAFETY: by the caller's contract; the scratch ends with what the product asked for.
+            return unsafe { tiles.run(state, rows, panels, self.weights, out, self.scratch) };
+        }
+        let row = |r: usize| state.wrapping_add(r * padded);
+        let weights = self.weights.cast();
         dispatch(
-            self.isa,
-            Product { depth, rows: 0..count, panels, row, weights, out: sums.as_mut_ptr(), out_row },
+            self.kernel.isa,
+            Product { depth: hidden, rows, panels, row: &row, weights, out, out_row: columns },
         );
     }
 }

@@ -1,4 +1,7 @@
+use super::tiles::TileRecurrent;
 use super::*;
+use crate::Precision;
+use crate::cpu::amx::tile::{Model, Products};
 use crate::cpu::check::{self, Random, Tolerance};
 use engraft_network::Tensor;
 use engraft_network::ops::Activation;
@@ -90,4 +93,58 @@ fn grus() {
 #[test]
 fn simple_cells() {
     agrees(RnnKind::Simple, 43);
+}
+
+static TILES: [TileRecurrent<Model>; 4] = [
+    TileRecurrent::new("rnn.tiles.bf16x3.model", Products::Three, "rnn.tiles.bf16x3", false),
+    TileRecurrent::new("rnn.tiles.bf16x3.model.states", Products::Three, "rnn.tiles.bf16x3", true),
+    TileRecurrent::new("rnn.tiles.bf16.model", Products::One, "rnn.tiles.bf16", false),
+    TileRecurrent::new("rnn.tiles.bf16.model.states", Products::One, "rnn.tiles.bf16", true),
+];
+
+/// On the model of the unit and, where the CPU has one, on the unit.
+#[test]
+fn tiles() {
+    let r = &mut Random(44);
+    let mut tactics: Vec<&'static dyn Tactic> = TILES.iter().map(|t| t as &dyn Tactic).collect();
+    tactics.extend(super::tactics().iter().filter(|t| t.id().contains("tiles")));
+    let mut taken = vec![0; tactics.len()];
+    for kind in [RnnKind::Lstm, RnnKind::Gru, RnnKind::Simple].into_iter().cycle().take(60) {
+        let (mut op, inputs) = random(kind, r);
+        // What has no bound lets differences grow from step to step.
+        for a in &mut op.activations {
+            use Activation::{HardSigmoid, Sigmoid, Softsign, Tanh};
+            *a = if matches!(a, Sigmoid | Tanh | HardSigmoid { .. } | Softsign) { *a } else { Tanh };
+        }
+        let op = Op::from(op);
+        let expected = op.eval(&inputs, &[]).unwrap();
+        let outputs: Vec<_> = expected.iter().map(|t| (t.dtype(), t.shape().to_vec())).collect();
+        let three = Tolerance { absolute: 1e-5, relative: 5e-5 };
+        let one = Tolerance { absolute: 2e-2, relative: 4e-2 };
+        for (precision, tolerance) in [(Precision::Tf32, three), (Precision::Bf16, one)] {
+            for (isa, threads) in Isa::available().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+                for (tactic, taken) in tactics.iter().zip(&mut taken) {
+                    let layout = check::Layout::Dense;
+                    let got = check::run_at(
+                        precision,
+                        *tactic,
+                        &op,
+                        &inputs,
+                        &[1, 2],
+                        &outputs,
+                        isa,
+                        threads,
+                        layout,
+                        r,
+                    );
+                    for (got, expected) in got.iter().flatten().zip(&expected) {
+                        let what = format!("{} {isa} {op:?}", tactic.id());
+                        check::compare(&what, got, expected, tolerance);
+                    }
+                    *taken += usize::from(got.is_some());
+                }
+            }
+        }
+    }
+    assert!(taken[..TILES.len()].iter().all(|n| *n > 20), "{taken:?}");
 }
