@@ -11,6 +11,7 @@ mod flash;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod tiled;
 mod tiles;
 
 use super::gemm::micro::{self, Micro};

@@ -5,12 +5,12 @@
 //! of the product with the values. What the unit sums up to infinities or NaN is computed again in `f32`.
 
 use super::rows::{Block, CHUNK, Finish, Queries, Row, Weigh};
+use super::tiled::{Accumulate, AllFinite, PackKeys, SplitRows, Tiled};
 use super::{Operands, Shape};
-use crate::cpu::amx::split::{self, PackPanel, SplitRow, put_split};
+use crate::cpu::amx::split::{self, PackPanel};
 use crate::cpu::amx::tile::{AHEAD, COLS, Products, ROWS, STEP, Tiles};
-use crate::cpu::movement::transpose;
 use crate::cpu::pointwise::share;
-use crate::cpu::simd::{Simd, Task, dispatch};
+use crate::cpu::simd::dispatch;
 use crate::tactic::Build;
 use crate::{Args, Fit, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::{DType, Op};
@@ -31,7 +31,7 @@ const PAIR: usize = 2 * ROWS;
 /// Most panels of keys of a block.
 const SPAN: usize = 8;
 /// Floats of the scores or sums of a block and one panel: [`COLS`] of each row, and a line that spreads panels over cache sets.
-const PANEL: usize = BLOCK * COLS + COLS;
+pub(super) const PANEL: usize = BLOCK * COLS + COLS;
 /// Bytes of packed keys and values that a task may pack for itself.
 const OWN_BYTES: usize = 1 << 20;
 /// Fewer rows leave tiles empty.
@@ -501,202 +501,5 @@ impl<T: Tiles> Kernel for TileKernel<T> {
         // SAFETY: by the caller's contract; the tactic takes nothing where the unit is not available.
         unsafe { self.part(team, first * BLOCK..(last * BLOCK).min(shape.team()), args) };
         Ok(())
-    }
-}
-
-/// Where the unit leaves scores and sums, in panels, and finds weights, in split form.
-#[derive(Clone, Copy)]
-struct Tiled<'a> {
-    shape: &'a Shape,
-    products: Products,
-    /// Panels of keys.
-    panels: usize,
-    scores: *mut f32,
-    weights: *mut u8,
-    weight_stride: usize,
-    /// What each row's sums are to be multiplied with.
-    factors: *mut f32,
-    sums: *mut f32,
-    /// Queries as they were before they were split, and the block's keys.
-    plain: *const f32,
-    pitch: usize,
-    k: *const f32,
-}
-
-impl Tiled<'_> {
-    /// The upper part of the weight of row `i` and key `j`.
-    #[inline(always)]
-    fn weight(&self, i: usize, j: usize) -> *mut u8 {
-        self.weights
-            .wrapping_add(i * self.weight_stride + j / STEP * self.products.row_bytes() + j % STEP * 2)
-    }
-}
-
-impl Block for Tiled<'_> {
-    const CHECKED: bool = true;
-
-    #[inline(always)]
-    fn score(&self, i: usize, j: usize) -> *mut f32 {
-        self.scores.wrapping_add(j / COLS * PANEL + i * COLS + j % COLS)
-    }
-
-    #[cold]
-    unsafe fn repair(&self, i: usize, n: usize) {
-        let [_, _, row, col] = self.shape.k;
-        for j in 0..n {
-            let mut sum = 0f32;
-            for c in 0..self.shape.d {
-                // SAFETY: by the caller's contract.
-                unsafe {
-                    let key = *self.k.offset(j as isize * row + c as isize * col);
-                    sum = self.plain.add(i * self.pitch + c).read().mul_add(key, sum);
-                }
-            }
-            // SAFETY: as above.
-            unsafe { *self.score(i, j) = sum };
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn put<S: Simd>(&self, s: S, i: usize, j: usize, _: usize, weights: S::F) {
-        // SAFETY: by the caller's contract; the row has room for whole steps, and lanes that are no keys are zero.
-        unsafe { put_split(s, self.products, weights, self.weight(i, j).cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn clear<S: Simd>(&self, s: S, i: usize, n: usize) {
-        for j in (n.next_multiple_of(S::LANES)..self.panels * STEP).step_by(S::LANES) {
-            // SAFETY: by the caller's contract.
-            unsafe { self.put(s, i, j, S::LANES, s.zero()) };
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn rescale<S: Simd>(&self, _: S, i: usize, factor: f32, _: bool) {
-        // SAFETY: by the caller's contract.
-        unsafe { *self.factors.add(i) = factor };
-    }
-
-    #[inline(always)]
-    fn sum(&self, i: usize, c: usize) -> *mut f32 {
-        self.sums.wrapping_add(c / COLS * PANEL + i * COLS + c % COLS)
-    }
-}
-
-/// Splits rows of `n` numbers, `pitch` apart, into rows `stride` bytes apart.
-struct SplitRows {
-    products: Products,
-    from: *const f32,
-    pitch: usize,
-    rows: usize,
-    n: usize,
-    to: *mut u8,
-    stride: usize,
-}
-
-impl Task for SplitRows {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for i in 0..self.rows {
-            let from = self.from.wrapping_add(i * self.pitch);
-            let to = self.to.wrapping_add(i * self.stride);
-            // SAFETY: who makes one vouches for the rows and for room for their steps.
-            unsafe { SplitRow { products: self.products, from, n: self.n, to }.split(s) };
-        }
-    }
-}
-
-/// Packs up to [`COLS`] keys of consecutive columns as a panel: a tile of the second operand holds pairs of columns of a
-/// split key as one word, so that it is the transpose of split rows.
-struct PackKeys<'a> {
-    shape: &'a Shape,
-    products: Products,
-    from: *const f32,
-    keys: usize,
-    /// Room for a tile of split rows.
-    staged: *mut u8,
-    to: *mut u8,
-}
-
-impl Task for PackKeys<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        const TILE: usize = 64 * ROWS;
-        let (products, steps) = (self.products, split::steps(self.shape.d));
-        let row = steps * products.row_bytes();
-        let parts = products.row_bytes() / (2 * STEP);
-        for half in 0..COLS / ROWS {
-            let keys = ROWS.min(self.keys.saturating_sub(half * ROWS));
-            for i in 0..keys {
-                let from = self.from.wrapping_offset((half * ROWS + i) as isize * self.shape.k[2]);
-                let to = self.staged.wrapping_add(i * row);
-                // SAFETY: the key exists, and the stage has room for a tile of rows.
-                unsafe { SplitRow { products, from, n: self.shape.d, to }.split(s) };
-            }
-            for (step, part) in (0..steps).flat_map(|step| (0..parts).map(move |part| (step, part))) {
-                let from = self.staged.wrapping_add(step * products.row_bytes() + part * 2 * STEP);
-                // SAFETY: the panel has these tiles of 16 rows of 16 words.
-                unsafe {
-                    let to = self.to.add(step * products.panel_bytes() + part * 2 * TILE + half * TILE);
-                    if keys < ROWS {
-                        std::ptr::write_bytes(to, 0, TILE);
-                    }
-                    transpose(4, STEP / 2, keys, from, row as isize, to, 64);
-                }
-            }
-        }
-    }
-}
-
-/// Whether `n` numbers are finite. False as well where finite ones are so large that they overflow together.
-struct AllFinite {
-    from: *const f32,
-    n: usize,
-}
-
-impl Task for AllFinite {
-    type Output = bool;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> bool {
-        let mut totals = [s.zero(); 4];
-        for i in (0..self.n).step_by(COLS) {
-            for (v, j) in (0..COLS).step_by(S::LANES).enumerate() {
-                // SAFETY: rows of COLS numbers.
-                totals[v % 4] = s.add(totals[v % 4], unsafe { s.load(self.from.add(i + j)) });
-            }
-        }
-        let total = s.add(s.add(totals[0], totals[1]), s.add(totals[2], totals[3]));
-        !s.any(s.is_nan(s.sub(total, total)))
-    }
-}
-
-/// `sums = sums * factor + product`, row by row of [`COLS`].
-struct Accumulate {
-    sums: *mut f32,
-    factors: *const f32,
-    rows: usize,
-    product: *const f32,
-}
-
-impl Task for Accumulate {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for i in 0..self.rows {
-            // SAFETY: rows of COLS numbers.
-            unsafe {
-                let factor = s.splat(*self.factors.add(i));
-                for j in (0..COLS).step_by(S::LANES) {
-                    let to = self.sums.add(i * COLS + j);
-                    s.store(to, s.fma(s.load(to), factor, s.load(self.product.add(i * COLS + j))));
-                }
-            }
-        }
     }
 }
