@@ -302,6 +302,21 @@ impl<'a, 'g> NodeLowering<'a, 'g> {
         self.lowering.network.constant(value)
     }
 
+    /// Whether all elements of a value are known to be 0.
+    pub fn is_zero(&self, mut value: ValueId) -> bool {
+        loop {
+            if let Some(tensor) = self.tensor_of(value) {
+                return (0..tensor.count()).all(|index| tensor.get_f64(index) == 0.0);
+            }
+            match self.lowering.network.producer(value) {
+                Some((_, node)) if matches!(node.op, Op::Expand(_) | Op::Reshape(_)) => {
+                    value = node.inputs[0]
+                }
+                _ => return false,
+            }
+        }
+    }
+
     /// A scalar constant of a float or integer type.
     pub fn scalar(&mut self, dtype: DType, value: f64) -> Result<ValueId> {
         Ok(self.add_constant(scalar_tensor(dtype, value)?))

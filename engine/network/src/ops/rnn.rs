@@ -38,7 +38,7 @@ pub enum Activation {
 ///
 /// Operands: x `[T, B, I]`, w `[D, G * H, I]`, r `[D, G * H, H]`, then those that are flagged, in this order: `bias`
 /// `[D, 2 * G * H]`, `sequence_lens` i32 `[B]`, `initial_h` `[D, B, H]`, `initial_c` `[D, B, H]` (LSTM), `peephole`
-/// `[D, 3 * H]` (LSTM). D = 2 if bidirectional, else 1; G = 4, 3, 1. Outputs: y `[T, D, B, H]`, y_h `[D, B, H]`, and for
+/// `[D, 3 * H]` (LSTM), `mask` bool `[T, B]`: steps where it is false leave the states as they are, and y repeats h. D = 2 if bidirectional, else 1; G = 4, 3, 1. Outputs: y `[T, D, B, H]`, y_h `[D, B, H]`, and for
 /// LSTM y_c `[D, B, H]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rnn {
@@ -58,6 +58,7 @@ pub struct Rnn {
     pub initial_h: bool,
     pub initial_c: bool,
     pub peephole: bool,
+    pub mask: bool,
 }
 
 impl RnnKind {
@@ -91,7 +92,7 @@ impl Operator for Rnn {
     const NAME: &'static str = "rnn";
 
     fn infer(&self, inputs: &[&TensorType], _: Fresh<'_>) -> Result<TypeVec, OpError> {
-        let flags = [self.bias, self.sequence_lens, self.initial_h, self.initial_c, self.peephole];
+        let flags = [self.bias, self.sequence_lens, self.initial_h, self.initial_c, self.peephole, self.mask];
         check::arity(inputs, 3 + flags.iter().filter(|f| **f).count())?;
         let lstm = self.kind == RnnKind::Lstm;
         if !lstm && (self.initial_c || self.peephole || self.input_forget) {
@@ -115,14 +116,15 @@ impl Operator for Rnn {
             ("initial_h", vec![dim(d), batch.clone(), dim(h)]),
             ("initial_c", vec![dim(d), batch.clone(), dim(h)]),
             ("peephole", vec![dim(d), dim(3 * h)]),
+            ("mask", vec![x[0].clone(), batch.clone()]),
         ];
         operands.extend(optional.into_iter().zip(flags).filter(|(_, f)| *f).map(|(o, _)| o));
         for (i, (name, shape)) in operands.iter().enumerate() {
             let i = i + 1;
-            if *name == "sequence_lens" {
-                check::dtype(inputs, i, |t| t == DType::I32, "i32")?;
-            } else {
-                check::same(inputs, i, 0)?;
+            match *name {
+                "sequence_lens" => drop(check::dtype(inputs, i, |t| t == DType::I32, "i32")?),
+                "mask" => drop(check::dtype(inputs, i, |t| t == DType::Bool, "bool")?),
+                _ => check::same(inputs, i, 0)?,
             }
             check::rank(inputs, i, shape.len())?;
             for (want, got) in shape.iter().zip(&inputs[i].shape) {
@@ -151,6 +153,7 @@ impl Operator for Rnn {
         let initial_h = take(self.initial_h).map(Tensor::to_f64s);
         let initial_c = take(self.initial_c).map(Tensor::to_f64s);
         let peephole = take(self.peephole).map(Tensor::to_f64s);
+        let mask = take(self.mask).map(Tensor::to_i64s);
         if let Some(l) = lens.iter().flatten().find(|l| !(0..=steps as i64).contains(l)) {
             return Err(OpError::Eval(format!("a sequence length of {l} for {steps} steps")));
         }
@@ -175,7 +178,9 @@ impl Operator for Rnn {
                 for s in 0..len {
                     let t = if backward { len - 1 - s } else { s };
                     let input = &x[(t * batch + b) * width..][..width];
-                    cell.step(input, &mut last_h[state.clone()], &mut last_c[state.clone()]);
+                    if mask.as_ref().is_none_or(|mask| mask[t * batch + b] != 0) {
+                        cell.step(input, &mut last_h[state.clone()], &mut last_c[state.clone()]);
+                    }
                     y[((t * directions + d) * batch + b) * h..][..h].copy_from_slice(&last_h[state.clone()]);
                 }
             }
@@ -331,6 +336,7 @@ mod tests {
             initial_h: false,
             initial_c: false,
             peephole: false,
+            mask: false,
         }
     }
 
@@ -404,5 +410,21 @@ mod tests {
         let y = Op::from(op).eval(&inputs, &[]).unwrap();
         assert_eq!(y[0].to_f64s(), [21.0, 2.0, 0.0]);
         assert_eq!(y[1].to_f64s(), [21.0]);
+    }
+
+    #[test]
+    fn masked_steps_repeat_the_state() {
+        let mut op = layer(RnnKind::Simple);
+        (op.initial_h, op.mask) = (true, true);
+        let inputs = [
+            tensor(&[4, 1, 1], &[1.0, 2.0, 3.0, 4.0]),
+            tensor(&[1, 1, 1], &[1.0]),
+            tensor(&[1, 1, 1], &[10.0]),
+            tensor(&[1, 1, 1], &[5.0]),
+            Tensor::from_f64s(DType::Bool, &[4, 1], &[0.0, 1.0, 0.0, 1.0]).unwrap(),
+        ];
+        let y = Op::from(op).eval(&inputs, &[]).unwrap();
+        assert_eq!(y[0].to_f64s(), [5.0, 52.0, 52.0, 524.0]);
+        assert_eq!(y[1].to_f64s(), [524.0]);
     }
 }

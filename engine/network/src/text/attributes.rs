@@ -103,6 +103,7 @@ table! {
         initial_h: bool = false,
         initial_c: bool = false,
         peephole: bool = false,
+        mask: bool = false,
     }
     LayerNorm { axis: usize, epsilon: Scalar, rms: bool = false, scale: bool = false, bias: bool = false }
     GroupNorm { groups: usize, epsilon: Scalar }

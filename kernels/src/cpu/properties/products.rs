@@ -199,6 +199,7 @@ pub(super) fn rnn(d: &Draw) -> Case {
         initial_h: d.flags[4],
         initial_c: lstm && d.flags[5],
         peephole: lstm && d.flags[6],
+        mask: d.between(7, 0, 2) == 2,
     };
     let g = kind.gates();
     let mut r = d.random();
@@ -221,6 +222,10 @@ pub(super) fn rnn(d: &Draw) -> Case {
     }
     if op.peephole {
         inputs.push(tensor(&[dirs, 3 * hidden], 0.5));
+    }
+    if op.mask {
+        let kept: Vec<f64> = (0..steps * batch).map(|i| f64::from(i * 5 % 3 != 0)).collect();
+        inputs.push(Tensor::from_f64s(DType::Bool, &[steps, batch], &kept).unwrap());
     }
     let constant = if d.constant { (1..3 + usize::from(d.flags[2])).collect() } else { vec![] };
     Case { op: op.into(), inputs, constant }

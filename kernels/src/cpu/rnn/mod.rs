@@ -1,5 +1,5 @@
 //! Recurrent layers: the products with the inputs of all steps are one batched product; then each sequence runs step by
-//! step, its state in the cache.
+//! step, its state in the cache. Masked steps cost their share of the products and no more.
 
 mod cell;
 mod product;
@@ -74,6 +74,7 @@ struct Operands {
     initial_h: Option<usize>,
     initial_c: Option<usize>,
     peephole: Option<usize>,
+    mask: Option<usize>,
 }
 
 impl Operands {
@@ -91,6 +92,7 @@ impl Operands {
             initial_h: take(op.initial_h),
             initial_c: take(op.initial_c),
             peephole: take(op.peephole),
+            mask: take(op.mask),
         }
     }
 }
@@ -436,6 +438,7 @@ impl RecurrentKernel {
                     return Err(KernelError::Data(text));
                 }
             }
+            let mask = self.operands.mask.map(|i| args.inputs[i].cast::<u8>());
             let y = args.outputs[0].cast::<f32>();
             let place = |t: usize, b: usize| y.add(((t * self.directions + d) * self.batch + b) * hidden);
             let longest = group.clone().map(|b| length(b) as usize).max().unwrap_or(0);
@@ -459,11 +462,17 @@ impl RecurrentKernel {
             for s in 0..longest {
                 let first = self.layout.first_columns(&self.op);
                 states.product(h, 0..first, sums);
-                let inputs = |i: usize| {
+                // The step of a sequence that is left to run, and whether the mask has it leave the state alone.
+                let step = |i: usize| {
                     let (b, len) = (group.start + i, length(group.start + i) as usize);
                     (s < len).then(|| {
                         let t = if backward { len - 1 - s } else { s };
-                        let row = (d * self.steps + t) * self.batch + b;
+                        (t, mask.is_some_and(|mask| mask.add(t * self.batch + b).read() == 0))
+                    })
+                };
+                let inputs = |i: usize| {
+                    step(i).filter(|(_, masked)| !masked).map(|(t, _)| {
+                        let row = (d * self.steps + t) * self.batch + group.start + i;
                         args.workspace.cast::<f32>().add(row * columns).cast_const()
                     })
                 };
@@ -481,13 +490,13 @@ impl RecurrentKernel {
                     states.product(gated, first..columns / PANEL, sums);
                 }
                 for i in 0..count {
-                    let Some(x) = inputs(i) else { continue };
-                    let (at, b) = (i * padded, group.start + i);
-                    let step =
-                        cell.step(x, &sums[i * columns..], &mut h[at..at + padded], &mut c[at..at + padded]);
-                    dispatch(self.isa, step);
-                    let t = if backward { length(b) as usize - 1 - s } else { s };
-                    std::ptr::copy_nonoverlapping(h[at..].as_ptr(), place(t, b), hidden);
+                    let Some((t, _)) = step(i) else { continue };
+                    let at = i * padded;
+                    if let Some(x) = inputs(i) {
+                        let (h, c) = (&mut h[at..at + padded], &mut c[at..at + padded]);
+                        dispatch(self.isa, cell.step(x, &sums[i * columns..], h, c));
+                    }
+                    std::ptr::copy_nonoverlapping(h[at..].as_ptr(), place(t, group.start + i), hidden);
                 }
             }
             for (i, b) in group.enumerate() {

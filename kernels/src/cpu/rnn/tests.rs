@@ -44,6 +44,7 @@ fn random(kind: RnnKind, r: &mut Random) -> (Rnn, Vec<Tensor>) {
         initial_h: r.chance(50),
         initial_c: lstm && r.chance(50),
         peephole: lstm && r.chance(40),
+        mask: r.chance(30),
     };
     let g = kind.gates();
     let mut tensor = |shape: &[usize], range: f64| r.tensor(DType::F32, shape, range);
@@ -64,6 +65,10 @@ fn random(kind: RnnKind, r: &mut Random) -> (Rnn, Vec<Tensor>) {
     }
     if op.peephole {
         inputs.push(tensor(&[d, 3 * hidden], 0.5));
+    }
+    if op.mask {
+        let kept: Vec<f64> = (0..steps * batch).map(|_| f64::from(r.chance(60))).collect();
+        inputs.push(Tensor::from_f64s(DType::Bool, &[steps, batch], &kept).unwrap());
     }
     (op, inputs)
 }

@@ -30,6 +30,7 @@ fn recurrent_layers_of_half_width() {
             initial_h: false,
             initial_c: false,
             peephole: false,
+            mask: false,
         });
         let shapes: [&[usize]; 4] =
             [&[steps, batch, width], &[2, 4 * hidden, width], &[2, 4 * hidden, hidden], &[2, 8 * hidden]];

@@ -52,6 +52,7 @@ fn recurrent(n: &mut NodeLowering, kind: ops::RnnKind) -> Result<()> {
         initial_h: initial_h.is_some(),
         initial_c: initial_c.is_some(),
         peephole: peephole.is_some(),
+        mask: false,
     };
     // With `layout` the batch comes first: [B, T, I], states [B, D, H].
     let swapped = |n: &mut NodeLowering, value: ValueId| -> Result<ValueId> {
