@@ -5,6 +5,7 @@ mod cluster;
 pub mod cost;
 pub mod dialect;
 mod host;
+mod inner;
 pub mod lower;
 pub mod onnx;
 mod part;

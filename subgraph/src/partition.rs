@@ -10,7 +10,7 @@ use crate::cost::{Capability, SEGMENT_NANOSECONDS, Work, bytes_at, host_nanoseco
 use crate::lower::{Lowering, Reject, Remedy};
 use crate::report::{NodePlacement, Placement, PlacementReport, SegmentSummary};
 use crate::segment::{Fault, Segment, Uses, build};
-use crate::{HostGraph, HostNode, HostValueId, is_control_flow};
+use crate::{HostGraph, HostNode, HostValueId, inner, is_control_flow, tensorflow};
 
 /// What to take of what could be taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -160,6 +160,11 @@ impl<'g> Partitioner<'g, '_> {
             self.work[index] = Work::default();
             for &node in &self.layers[index] {
                 self.work[index] += work(lowering.network(), node, &sizes);
+            }
+            let node = &self.graph.nodes[index];
+            // Other hosts show graphs inside nodes as graphs of their own.
+            if self.layers[index].is_empty() && node.domain == tensorflow::DOMAIN {
+                self.work[index].flops += inner::flops(&lowering, node, &sizes);
             }
             self.work[index].bytes = self.host_bytes(&lowering, &sizes, index);
         }

@@ -146,6 +146,7 @@ const MAX_DEPTH: usize = 8;
 fn bodies(op: &str) -> &'static [&'static str] {
     match op {
         "While" | "StatelessWhile" => &["body", "cond"],
+        "If" | "StatelessIf" => &["then_branch", "else_branch"],
         "PartitionedCall" | "StatefulPartitionedCall" => &["f"],
         _ => &[],
     }

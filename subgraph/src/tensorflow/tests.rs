@@ -396,3 +396,19 @@ fn damaged_graphs_are_errors() {
         let _ = read(damaged, &Ends::default());
     }
 }
+
+#[test]
+fn loops_that_stay_count_one_turn() {
+    let types = ListValue { r#type: vec![F32], ..ListValue::default() };
+    let named_function =
+        |name: &str| Attr::Func(NameAttrList { name: name.to_owned(), ..NameAttrList::default() });
+    let product = of_type("product", "MatMul", &["state", "state"]);
+    let body = function("body", vec![product], &["state"], &[("out", "product:product:0")], &[]);
+    let condition = function("condition", Vec::new(), &["state"], &[("out", "state")], &[]);
+    let list =
+        [("T", Attr::List(types)), ("body", named_function("body")), ("cond", named_function("condition"))];
+    let nodes = [placeholder("x", &[8, 8]), node("loop", "While", &["x"], &list)];
+    let model = read(graph(&nodes, &[body, condition]), &fetching(&["loop"])).unwrap();
+    let report = partition(&model.graph, &AcceptAll, &PartitionOptions::default()).report;
+    assert_eq!((report.total.flops, report.accelerated_flops), (2.0 * 8.0 * 8.0 * 8.0, 0.0));
+}
