@@ -75,7 +75,7 @@ def enable(**options: Any) -> bool:
 
     with _lock:
         _state.options = texts
-        _inherit.announce(texts)
+        _inherit.announce("onnxruntime", texts)
         session = onnxruntime.InferenceSession
         if not hasattr(session.__init__, "_engraft_original"):
             session.__init__ = _with_engraft(session.__init__)
@@ -86,7 +86,7 @@ def disable() -> None:
     """Makes later sessions plain again; those that exist keep what they have."""
     with _lock:
         _state.options = None
-        _inherit.withdraw()
+        _inherit.withdraw("onnxruntime")
 
 
 def _check(options: dict[str, str]) -> None:

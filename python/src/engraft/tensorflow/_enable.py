@@ -6,6 +6,7 @@ import threading
 import warnings
 from typing import Any
 
+from engraft import _inherit
 from engraft._options import to_strings
 from engraft.tensorflow import _library
 
@@ -20,6 +21,8 @@ def enable(**options: Any) -> bool:
     Weights that are variables are packed when they are first used, and again when they have changed. Graphs that write such
     weights, as training does, are left alone, and so is what runs eagerly.
 
+    Processes that this one starts do the same (see `engraft._inherit`).
+
     Options that Engraft does not take raise `OptionError`. Where Engraft cannot be used, an `EngraftWarning` says why, and the
     result is False.
     """
@@ -31,6 +34,7 @@ def enable(**options: Any) -> bool:
             if not _plugged:
                 _plug_in()
                 _plugged = True
+            _inherit.announce("tensorflow", texts)
     except _library.UnavailableError as error:
         warnings.warn(f"running without Engraft: {error}", _library.EngraftWarning, stacklevel=2)
         return False
@@ -41,6 +45,7 @@ def disable() -> None:
     """Leaves graphs alone from now on; what has been rewritten stays."""
     with _lock:
         _library.configure(False, {})
+        _inherit.withdraw("tensorflow")
 
 
 def _plug_in() -> None:
