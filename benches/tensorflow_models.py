@@ -63,14 +63,81 @@ def encoder(layers: int = 4, width: int = 256, heads: int = 4) -> Any:
     return keras.Model(tokens, {"hidden": hidden})
 
 
+def vision_transformer(layers: int = 6, width: int = 384, heads: int = 6) -> Any:
+    """A ViT-like encoder of 16x16 patches of an image of 224x224."""
+    import keras
+
+    image = keras.Input((224, 224, 3), name="image")
+    hidden = keras.layers.Reshape((196, width))(keras.layers.Conv2D(width, 16, strides=16)(image))
+    for _ in range(layers):
+        normal = keras.layers.LayerNormalization(epsilon=1e-6)(hidden)
+        hidden = hidden + keras.layers.MultiHeadAttention(heads, width // heads)(normal, normal)
+        wide = keras.layers.Dense(4 * width, activation="gelu")(keras.layers.LayerNormalization(epsilon=1e-6)(hidden))
+        hidden = hidden + keras.layers.Dense(width)(wide)
+    hidden = keras.layers.GlobalAveragePooling1D()(keras.layers.LayerNormalization(epsilon=1e-6)(hidden))
+    return keras.Model(image, {"scores": keras.layers.Dense(1000)(hidden)})
+
+
+def recurrent(kind: str) -> Any:
+    """A text classifier: embeddings, of which 0 is padding, a layer in both directions, another one."""
+    import keras
+
+    layer = getattr(keras.layers, kind)
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    hidden = keras.layers.Embedding(2000, 128, mask_zero=True)(tokens)
+    hidden = keras.layers.Bidirectional(layer(128, return_sequences=True))(hidden)
+    return keras.Model(tokens, {"scores": keras.layers.Dense(20, activation="softmax")(layer(128)(hidden))})
+
+
+def u_net(size: int = 128, channels: int = 32) -> Any:
+    import keras
+
+    layers = keras.layers
+    hidden = image = keras.Input((size, size, 3), name="image")
+
+    def block(x: Any, width: int) -> Any:
+        for _ in range(2):
+            x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(width, 3, padding="same")(x)))
+        return x
+
+    skips = []
+    for depth in range(3):
+        skips.append(block(hidden, channels << depth))
+        hidden = layers.MaxPooling2D()(skips[-1])
+    hidden = block(hidden, channels << 3)
+    for depth in reversed(range(3)):
+        hidden = layers.Conv2DTranspose(channels << depth, 2, strides=2)(hidden)
+        hidden = block(layers.Concatenate()([hidden, skips[depth]]), channels << depth)
+    return keras.Model(image, {"mask": layers.Conv2D(2, 1, activation="sigmoid")(hidden)})
+
+
+NETWORKS: dict[str, Callable[[], Any]] = {
+    "encoder": encoder,
+    "vision_transformer": vision_transformer,
+    "lstm": lambda: recurrent("LSTM"),
+    "gru": lambda: recurrent("GRU"),
+    "u_net": u_net,
+}
+
+
+def tokens(random: Any, batch: int, length: int = 128, vocabulary: int = 1000) -> np.ndarray:
+    """Sequences of different lengths, padded with 0 at their ends."""
+    ids = random.integers(1, vocabulary, (batch, length))
+    lengths = random.integers(length // 2, length + 1, (batch, 1))
+    return np.where(np.arange(length) < lengths, ids, 0).astype(np.int32)
+
+
 def build(name: str) -> tuple[Any, Callable[[int], dict[str, np.ndarray]]]:
     """A model and its inputs for a batch."""
     import keras
 
     random = np.random.default_rng(2)
-    if name == "encoder":
-        model = randomize(encoder())
-        return model, lambda batch: {"tokens": random.integers(0, 1000, (batch, 128)).astype(np.int32)}
+    if name in NETWORKS:
+        model = randomize(NETWORKS[name]())
+        shape = model.inputs[0].shape[1:]
+        if None in shape:
+            return model, lambda batch: {"tokens": tokens(random, batch)}
+        return model, lambda batch: {"image": random.random((batch, *shape), dtype=np.float32)}
     function, size = APPLICATIONS[name]
     model = randomize(getattr(keras.applications, function)(weights=None, input_shape=(size, size, 3)))
     key = model.input.name if hasattr(model.input, "name") else model.input_names[0]
@@ -81,4 +148,4 @@ def build(name: str) -> tuple[Any, Callable[[int], dict[str, np.ndarray]]]:
     return tame(model, sample(1)), sample
 
 
-MODELS = (*APPLICATIONS, "encoder")
+MODELS = (*APPLICATIONS, *NETWORKS)
