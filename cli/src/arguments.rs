@@ -137,7 +137,7 @@ pub struct Inspect {
 
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// An ONNX file or a frozen TensorFlow graph (`.pb`).
+    /// An ONNX file, a frozen TensorFlow graph (`.pb`), or the folder of a SavedModel.
     pub model: PathBuf,
     /// List every node, not only those left to the host.
     #[arg(long)]

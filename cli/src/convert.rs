@@ -1,7 +1,6 @@
 //! `engraft convert`: a model whose segments are nodes `ai.engraft::Segment`.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use engraft::subgraph::PlacementReport;
 use engraft::subgraph::onnx::{self, FileSource, ReadFiles, Replacing};
@@ -11,8 +10,8 @@ use serde::Serialize;
 use crate::arguments::Convert;
 use crate::error::CliError;
 use crate::output::Output;
-use crate::standalone;
 use crate::table::{self, Align, Table};
+use crate::{saved_model, standalone};
 
 #[derive(Serialize)]
 struct Converted {
@@ -42,7 +41,8 @@ pub fn run(arguments: &Convert, output: Output) -> Result<(), CliError> {
     let path = &arguments.model;
     let options = standalone::parse_options(&arguments.options)?;
     if path.is_dir() {
-        return run_saved_model(arguments);
+        let output = arguments.output.as_os_str().to_owned();
+        return saved_model::run("convert", path, &[output], &arguments.options);
     }
     if standalone::is_tensorflow(path) {
         return run_tensorflow(arguments, options, output);
@@ -108,31 +108,6 @@ fn run_tensorflow(arguments: &Convert, options: Options, output: Output) -> Resu
         flops_share: accelerated.report.segments.iter().map(|segment| segment.flops_share).sum(),
     };
     output.print(&converted, || converted.text())
-}
-
-/// A SavedModel: its variables and signatures are TensorFlow's to read, so the Python package converts it.
-fn run_saved_model(arguments: &Convert) -> Result<(), CliError> {
-    let path = &arguments.model;
-    if !path.join("saved_model.pb").is_file() {
-        return Err(CliError::Usage(format!("{} is a folder without a saved_model.pb", path.display())));
-    }
-    let python = std::env::var_os("ENGRAFT_PYTHON").unwrap_or_else(|| "python3".into());
-    let mut command = Command::new(&python);
-    command.args(["-m", "engraft", "convert"]).arg(path).arg(&arguments.output);
-    for (key, value) in &arguments.options.options {
-        command.arg("--option").arg(format!("{key}={value}"));
-    }
-    let status = command.status().map_err(|source| CliError::Python {
-        python: python.to_string_lossy().into_owned(),
-        reason: source.to_string(),
-    })?;
-    if status.success() {
-        return Ok(());
-    }
-    let reason = format!(
-        "{status}; it needs the packages engraft and tensorflow (ENGRAFT_PYTHON names another Python)"
-    );
-    Err(CliError::Python { python: python.to_string_lossy().into_owned(), reason })
 }
 
 fn share(report: &PlacementReport, segment: usize) -> f64 {

@@ -1,5 +1,6 @@
 //! `engraft explain`: what a host runtime would hand to Engraft, what not and why, and what became of it.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 
 use engraft::kernels::{Class, catalog};
@@ -11,8 +12,8 @@ use crate::arguments::Explain;
 use crate::error::CliError;
 use crate::output::Output;
 use crate::progress::BuildProgress;
-use crate::standalone;
 use crate::table::{Align, Table};
+use crate::{saved_model, standalone};
 
 #[derive(Serialize)]
 struct Explanation {
@@ -46,6 +47,16 @@ struct Layer {
 }
 
 pub fn run(arguments: &Explain, output: Output) -> Result<(), CliError> {
+    if arguments.model.is_dir() {
+        let mut more: Vec<OsString> = Vec::new();
+        if output == Output::Json {
+            more.push("--json".into());
+        }
+        if arguments.all {
+            more.push("--detailed".into());
+        }
+        return saved_model::run("explain", &arguments.model, &more, &arguments.options);
+    }
     let graph = standalone::read_model(&arguments.model)?;
     let progress = BuildProgress::new();
     let session = Session::new(standalone::parse_options(&arguments.options)?).on_progress(progress.hook());

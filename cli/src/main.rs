@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod random;
 mod run;
+mod saved_model;
 mod standalone;
 mod table;
 

@@ -182,6 +182,49 @@ def test_signatures_that_write_variables_stay(tmp_path: Path) -> None:
     assert [float(step(x=tf.zeros([1]))["sum"][0]) for _ in range(3)] == [1.0, 2.0, 3.0]
 
 
+def test_what_xla_compiles_stays(tmp_path: Path) -> None:
+    """A signature as a whole, or a function that it calls; what is around such a function is taken."""
+    weights = tf.Variable(np.random.randn(64, 64).astype(np.float32))
+    compiled = tf.function(lambda x: tf.nn.relu(tf.matmul(x, weights)), jit_compile=True)
+    specification = tf.TensorSpec([None, 64], tf.float32, "x")
+
+    class Both(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = weights
+
+        @tf.function(input_signature=[specification], jit_compile=True)
+        def whole(self, x: Any) -> Any:
+            return {"y": compiled(x) + 1.0}
+
+        @tf.function(input_signature=[specification])
+        def around(self, x: Any) -> Any:
+            return {"y": tf.nn.softmax(tf.matmul(compiled(tf.matmul(x, self.weights)), self.weights))}
+
+    module = Both()
+    signatures = {"whole": module.whole, "around": module.around}
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=signatures)
+    converter = Converter(str(tmp_path / "saved"), minimum_segment_size=1, partition_policy="maximal")
+    with pytest.warns(EngraftWarning, match="signature 'whole' stays as it was: it is compiled by XLA"):
+        converter.convert()
+    placed = {node["op_type"] for node in converter.report.signatures["around"]["nodes"] if node["segment"]}
+    assert {"MatMul", "Softmax"} <= placed
+    converter.save(tmp_path / "converted")
+    before = tf.saved_model.load(str(tmp_path / "saved")).signatures
+    after = tf.saved_model.load(str(tmp_path / "converted")).signatures
+    x = tf.constant(np.random.randn(5, 64).astype(np.float32) / 8)
+    for key in signatures:
+        assert_same(before[key](x=x), after[key](x=x))
+
+
+def test_gradients_through_a_converted_model_are_refused_in_words(saved: str) -> None:
+    converted = Converter(saved).convert()
+    x = tf.constant(images(1))
+    with pytest.raises(LookupError, match="train the original model"), tf.GradientTape() as tape:
+        tape.watch(x)
+        tape.gradient(converted(image=x)["scores"], x)
+
+
 def test_text_loops_and_suppression_beside_segments(tmp_path: Path) -> None:
     """What stays with TensorFlow keeps working around the segments."""
 
@@ -287,6 +330,60 @@ def test_precision_modes(saved: str) -> None:
     assert_same(tf.saved_model.load(saved).signatures["serving_default"](image=x), converted(image=x), tolerance=2e-2)
 
 
+def test_half_precision_models_are_no_less_exact() -> None:
+    """Keras's `mixed_float16`: variables of single precision, converted to half at every call."""
+    float32 = keras.Sequential([keras.Input((12, 12, 3), name="image")])
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        half = keras.Sequential([keras.Input((12, 12, 3), name="image")])
+        layers = [
+            lambda: keras.layers.Conv2D(16, 3, activation="relu"),
+            keras.layers.BatchNormalization,
+            lambda: keras.layers.DepthwiseConv2D(3),
+            keras.layers.GlobalAveragePooling2D,
+            lambda: keras.layers.Dense(10, dtype="float32"),
+        ]
+        for layer in layers:
+            half.add(layer())
+        keras.mixed_precision.set_global_policy("float32")
+        for layer in layers:
+            float32.add(layer())
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    randomize(half)
+    float32.set_weights(half.get_weights())
+    x = images(4, 12)
+    truth = float32(x).numpy()
+    converter = Converter(model=half, minimum_segment_size=1, partition_policy="maximal")
+    (converted,) = converter.convert()(image=tf.constant(x)).values()
+    assert converter.report.accelerated_flops > 0.95
+    original = half(x).numpy()
+    distance = lambda y: np.abs(np.asarray(y) - truth).max() / np.abs(truth).max()  # noqa: E731
+    assert converted.dtype == tf.float32
+    assert distance(converted) <= max(1.5 * distance(original), 2e-3)
+
+
+def test_models_of_simulated_integers_keep_their_steps() -> None:
+    """Quantized as `FakeQuant*` write it: results lie on the same grid, neighbours where a sum falls between two of its points."""
+    filters = tf.constant(np.random.uniform(-1, 1, (3, 3, 3, 8)).astype(np.float32))
+    step = 16 / 255
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 12, 12, 3], tf.float32, "image")])
+    def quantized(image: Any) -> Any:
+        x = tf.quantization.fake_quant_with_min_max_args(image, 0, 1)
+        w = tf.quantization.fake_quant_with_min_max_vars_per_channel(filters, -tf.ones([8]), tf.ones([8]), narrow_range=True)
+        y = tf.nn.relu(tf.nn.conv2d(x, w, 1, "SAME"))
+        return {"y": tf.quantization.fake_quant_with_min_max_vars(y, 0.0, 255 * step)}
+
+    converter = Converter(model=quantized, minimum_segment_size=1, partition_policy="maximal")
+    converted = converter.convert()
+    assert converter.report.accelerated_flops > 0.95
+    x = tf.constant(images(3, 12))
+    difference = np.abs(converted(image=x)["y"].numpy() - quantized(x)["y"].numpy())
+    assert difference.max() <= 1.01 * step
+    assert (difference > 1e-4).mean() < 1e-3
+
+
 def test_strictness_and_reports(saved: str, tmp_path: Path) -> None:
     Converter(saved, min_accelerated_flops="90%", placement_report_path=tmp_path / "report.json").convert()
     report = json.loads((tmp_path / "report.json").read_text())["serving_default"]
@@ -298,20 +395,24 @@ def test_strictness_and_reports(saved: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("build", [True, False], ids=["engine", "native"])
 def test_large_segments_are_assets(tmp_path: Path, fresh: Callable[..., str], build: bool) -> None:
     """The model may be moved, is small without its assets, and carries its original nodes there as well."""
-    inputs = keras.Input((256,), name="x")
-    hidden = keras.layers.Dense(1024, activation="relu")(inputs)
-    model = randomize(keras.Model(inputs, {"y": keras.layers.Dense(300)(hidden)}))
+    inputs = keras.Input((8, 8, 16), name="x")
+    hidden = keras.layers.Conv2D(128, 3, padding="same", activation="relu")(inputs)
+    hidden = keras.layers.DepthwiseConv2D(3, depth_multiplier=2)(hidden)
+    hidden = keras.layers.Conv2DTranspose(32, 2, strides=2)(hidden)
+    hidden = keras.layers.Flatten()(keras.layers.AveragePooling2D(3)(hidden))
+    model = randomize(keras.Model(inputs, {"y": keras.layers.Dense(1300)(hidden)}))
     converter = Converter(model=model, allow_build_at_runtime=build)
     converted = converter.convert()
-    x = np.random.randn(5, 256).astype(np.float32)
+    x = np.random.randn(5, 8, 8, 16).astype(np.float32)
     reference = {name: value.numpy() for name, value in model(x).items()}
     if build:
         assert_same(reference, converted(x=tf.constant(x)))
     converter.save(tmp_path / "converted")
     moved = (tmp_path / "converted").rename(tmp_path / "moved")
-    # One file for the signatures of equal content.
+    # One file for the signatures of equal content, and weights stand in it once.
     (asset,) = (moved / "assets").iterdir()
-    assert asset.stat().st_size > 2 << 20 and (moved / "saved_model.pb").stat().st_size < 1 << 20
+    weights = 4 * model.count_params()
+    assert weights < asset.stat().st_size < 1.1 * weights and (moved / "saved_model.pb").stat().st_size < 1 << 20
     np.save(tmp_path / "x.npy", x)
     printed = fresh(
         f"""
@@ -329,6 +430,23 @@ def test_large_segments_are_assets(tmp_path: Path, fresh: Callable[..., str], bu
     assert_same(reference, np.load(tmp_path / "y.npz"))
 
 
+def test_weights_of_loops_are_stored_once(tmp_path: Path) -> None:
+    """Gates stand in another order than the engine's, and loops call functions of other names in each signature."""
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    hidden = keras.layers.Embedding(500, 64, mask_zero=True)(tokens)
+    model = randomize(keras.Model(tokens, {"y": keras.layers.Dense(5)(keras.layers.LSTM(256)(hidden))}))
+    converter = Converter(model=model)
+    converter.convert()
+    assert converter.report.accelerated_flops > 0.95
+    converter.save(tmp_path / "converted")
+    (asset,) = (tmp_path / "converted" / "assets").iterdir()
+    assert asset.stat().st_size < 1.2 * 4 * model.count_params()
+    served = tf.saved_model.load(str(tmp_path / "converted")).signatures["serving_default"]
+    x = np.random.randint(1, 500, (3, 9)).astype(np.int32)
+    x[0, 6:], x[1, :2] = 0, 0
+    assert_same({"y": model(x)["y"].numpy()}, served(tokens=tf.constant(x)))
+
+
 COMMANDS = [[sys.executable, "-m", "engraft"], *([[os.environ["ENGRAFT_CLI"]]] if "ENGRAFT_CLI" in os.environ else [])]
 """The wheel's command, and `engraft`, which hands SavedModels over to it."""
 
@@ -344,6 +462,21 @@ def test_the_command(program: list[str], saved: str, tmp_path: Path, monkeypatch
     assert_same(tf.saved_model.load(saved).signatures["serving_default"](image=x), after(image=x))
     done = subprocess.run([*command[:-2], str(tmp_path / "nowhere"), "out"], capture_output=True, text=True)
     assert done.returncode == 1 and "error: " in done.stderr and "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("program", COMMANDS, ids=lambda program: Path(program[0]).name)
+def test_explaining_a_model(program: list[str], saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGRAFT_PYTHON", sys.executable)
+
+    def explained(*arguments: str) -> str:
+        done = subprocess.run([*program, "explain", saved, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    printed = explained("--option", "op_types_to_exclude=tf:MaxPool")
+    assert "signature serving_default: " in printed and "MaxPool" in printed and "op_types_to_exclude" in printed
+    nodes = json.loads(explained("--json"))["serving_default"]["nodes"]
+    assert all(node["segment"] for node in nodes if node["op_type"] == "Conv2D")
 
 
 def test_little_acceleration_is_warned_of(tmp_path: Path) -> None:

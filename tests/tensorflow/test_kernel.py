@@ -68,11 +68,37 @@ def test_a_refused_shape_runs_natively(segment: bytes, counted: Callable[[], dic
 
 
 def test_a_segment_that_cannot_be_read_runs_natively(segment: bytes) -> None:
-    other_build = segment.replace(b"0.1.0", b"9.9.9", 1)
-    assert other_build != segment
-    for damaged in (b"", segment[: len(segment) // 2], other_build):
+    for damaged in (b"", segment[: len(segment) // 2], segment.replace(b"0.1.0", b"9.9.9", 1)[:60]):
         x = sample(2, 6)
         assert_same({"y": NATIVE(x)}, {"y": run(x, damaged, native=[NATIVE])})
+
+
+def test_a_segment_of_another_build_is_built_from_its_original_nodes(
+    segment: bytes, counted: Callable[[], dict[str, int]]
+) -> None:
+    other_build = segment.replace(b"0.1.0", b"9.9.9", 1)
+    assert other_build != segment
+    for batch in (2, 5, 0):
+        x = sample(batch, 6)
+        assert_same({"y": NATIVE(x)}, {"y": run(x, other_build, native=[NATIVE])})
+    assert counted() == {"engine": 3, "native": 0, "segments": 0}
+
+
+def test_original_nodes_that_have_become_strange_run_natively(segment: bytes, fresh: Callable[..., str], tmp_path: Any) -> None:
+    """What this build would not take, whatever another did."""
+    (tmp_path / "segment").write_bytes(segment.replace(b"0.1.0", b"9.9.9", 1))
+    told = fresh(
+        f"""
+        import pathlib, tensorflow as tf, engraft.tensorflow
+        from engraft.tensorflow import _library
+        operators = tf.load_op_library(engraft.tensorflow.get_library_path())
+        segment = pathlib.Path({str(tmp_path / "segment")!r}).read_bytes()
+        native = tf.function(lambda x: tf.linalg.inv(x)).get_concrete_function(tf.TensorSpec(None, tf.float32))
+        operators.engraft_segment(inputs=[tf.eye(3)], Tout=[tf.float32], segment=segment, native=[native])
+        print(_library.counts())
+        """
+    )
+    assert "'engine': 0, 'native': 1" in told and "written by Engraft 9.9.9" in told and "MatrixInverse" in told, told
 
 
 def test_native_nodes_do_not_wait_for_threads(segment: bytes) -> None:

@@ -5,9 +5,9 @@ use std::{
 };
 
 use engraft::{
-    Engine, PartitionPolicy, Session, Tensor,
+    Engine, Options, PartitionPolicy, Session, Tensor,
     engine::fingerprint::{Fingerprint, hashing_threads},
-    tensorflow::SegmentContent,
+    tensorflow::{ContentError, SegmentContent},
 };
 
 use crate::error::{Error, Result};
@@ -24,6 +24,8 @@ pub struct Source<'a> {
     pub may_build: bool,
     /// Whether its plan is worth a place in the plan cache.
     pub keep: bool,
+    /// Makes the content of a segment that another build wrote, given the options in it.
+    pub original: &'a dyn Fn(&Options) -> Result<SegmentContent>,
 }
 
 /// An engine, and how it is connected.
@@ -67,8 +69,16 @@ fn key(source: &Source<'_>) -> Fingerprint {
 }
 
 fn make(source: Source<'_>) -> Result<Ready> {
-    let SegmentContent { name, mut options, mut inputs, mut network } =
-        SegmentContent::decode(source.segment).map_err(|error| Error::Read(error.to_string()))?;
+    let content = SegmentContent::decode(source.segment).or_else(|error| {
+        let ContentError::OtherBuild { options, .. } = &error else {
+            return Err(Error::Read(error.to_string()));
+        };
+        let anew = (source.original)(options);
+        let anew = anew.map_err(|reason| Error::Read(format!("{error} (its original nodes: {reason})")))?;
+        tracing::info!(segment = anew.name, "built from its original nodes: {error}");
+        Ok(anew)
+    })?;
+    let SegmentContent { name, mut options, mut inputs, mut network } = content;
     for (input, tensor) in source.weights {
         // What only the original nodes read is no input of the network.
         let Some(position) = inputs.iter().position(|other| *other == input) else { continue };

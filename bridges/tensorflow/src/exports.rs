@@ -17,7 +17,7 @@ use crate::{
     FAILURE,
     error::{Error, Result},
     guard::guard,
-    logger, optimizer, threads,
+    logger, node, optimizer, threads,
 };
 
 /// Takes a result: of which kind it is, and its bytes, which are valid during the call.
@@ -27,6 +27,7 @@ type Receive = unsafe extern "C" fn(kind: c_int, data: *const c_void, length: us
 const ERROR: c_int = 0;
 const GRAPH: c_int = 1;
 const REPORT: c_int = 2;
+const NODE: c_int = 3;
 
 /// Calls of nodes that an engine served, and such that TensorFlow's own kernels did.
 pub static RUNS: AtomicU64 = AtomicU64::new(0);
@@ -144,6 +145,21 @@ pub unsafe extern "C" fn engraft_tensorflow_accelerate(
         let report = serde_json::to_vec(&made.report).map_err(|error| Error::contract(error.to_string()))?;
         send(receive, GRAPH, &made.graph);
         send(receive, REPORT, &report);
+        Ok(())
+    })
+}
+
+/// Removes the weights from the functions of a node (a `NodeDef` with `segment` and `native_library`) that its segment holds as
+/// well. `receive` gets the node.
+///
+/// # Safety
+/// `node` points to `length` bytes, `receive` is a function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn engraft_tensorflow_share(node: *const u8, length: usize, receive: Receive) -> c_int {
+    export(receive, || {
+        // SAFETY: by the caller's promise.
+        let bytes = Bytes::copy_from_slice(unsafe { std::slice::from_raw_parts(node, length) });
+        send(receive, NODE, &node::with_shared_constants(bytes)?);
         Ok(())
     })
 }

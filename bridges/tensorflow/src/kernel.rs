@@ -15,7 +15,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use engraft::{DType, OutputAllocator, TensorRef, Workers as _, engine::pool::Pool};
+use engraft::{
+    DType, HostDim, Options, OutputAllocator, TensorRef, Workers as _,
+    engine::pool::Pool,
+    tensorflow::{Ends, Known, SegmentContent},
+};
 use smallvec::SmallVec;
 
 use crate::{
@@ -24,7 +28,7 @@ use crate::{
     error::{Error, Result},
     exports::{NATIVE_RUNS, RUNS},
     guard::{guard, quiet},
-    native::Native,
+    native::{self, Native},
     node::Node,
     sys::*,
     threads,
@@ -84,8 +88,10 @@ impl Kernel {
             },
             Body::Bound { bound, pool } => {
                 let hold = |index| context.input(index, &status);
-                let ready =
-                    bound.engine(&inputs, hold, |weights, keep| self.fetch(&self.node, pool, weights, keep));
+                let original = |_: &Options| Err(Error::contract("it has been written by this process"));
+                let ready = bound.engine(&inputs, hold, |weights, keep| {
+                    self.fetch(&self.node, pool, weights, keep, &original)
+                });
                 match ready.map(|ready| execute(&ready, pool, &inputs, &mut outputs)) {
                     Ok(Ok(())) => return Ok(()),
                     Ok(Err(Error::Run(error))) => error.to_string(),
@@ -104,7 +110,11 @@ impl Kernel {
         if !self.node.weights.is_empty() {
             return Body::Bound { bound: Bound::new(&self.node.weights), pool };
         }
-        match self.with_content(inputs, |node| self.fetch(node, &pool, Vec::new(), true)) {
+        let made = self.with_content(inputs, |node| {
+            let original = |options: &Options| self.original(node, options, context, inputs);
+            self.fetch(node, &pool, Vec::new(), true, &original)
+        });
+        match made {
             Ok(ready) => {
                 self.node.forget_segment();
                 Body::Fixed { ready, pool }
@@ -129,6 +139,7 @@ impl Kernel {
         pool: &Pool,
         weights: Vec<(usize, engraft::Tensor)>,
         keep: bool,
+        original: &dyn Fn(&Options) -> Result<SegmentContent>,
     ) -> Result<Arc<Ready>> {
         let segment = node.segment();
         guard(|| {
@@ -138,8 +149,28 @@ impl Kernel {
                 weights,
                 may_build: self.node.allow_build,
                 keep,
+                original,
             })
         })
+    }
+
+    /// What a segment holds, made of the original nodes; of the inputs types and ranks are known.
+    fn original(
+        &self,
+        node: &Node,
+        options: &Options,
+        context: Context,
+        inputs: &[Tensor],
+    ) -> Result<SegmentContent> {
+        let graph = native::definition(node, context, &Status::new())?;
+        let (feeds, fetches) = native::ends(node);
+        let known = feeds.iter().zip(inputs).map(|(feed, input)| {
+            let shape = Some(vec![HostDim::Unknown; input.rank()]);
+            (feed.clone(), Known { dtype: api::dtype(input.element()), shape })
+        });
+        let ends = Ends { known: known.collect(), feeds, fetches, ..Ends::default() };
+        SegmentContent::of_original(&self.node.name, options, graph.into(), &ends)
+            .map_err(|error| Error::Read(error.to_string()))
     }
 
     #[cold]

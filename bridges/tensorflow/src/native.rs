@@ -10,6 +10,7 @@ use bytes::Bytes;
 use engraft::subgraph::tensorflow::proto::{
     Attr, AttrValue, FunctionDef, FunctionDefLibrary, ListValue, NameAttrList, NodeDef,
 };
+use engraft::tensorflow;
 use prost::Message;
 use smallvec::SmallVec;
 
@@ -64,15 +65,7 @@ unsafe impl Sync for Native {}
 impl Native {
     /// A session of the node's native function.
     pub fn new(node: &Node, context: Context, status: &Status) -> Result<Self> {
-        let name =
-            node.native.as_ref().ok_or_else(|| Error::Read("it names no native function".to_owned()))?;
-        let library = if node.native_library.is_empty() {
-            Bytes::copy_from_slice(context.function_library(status)?.bytes())
-        } else {
-            node.native_library.clone()
-        };
-        let graph = graph(node, name, closure(library, name)?, context.graph_version());
-        Self::open(&graph.encode_to_vec(), node, status)
+        Self::open(&definition(node, context, status)?, node, status)
     }
 
     fn open(graph_def: &[u8], node: &Node, status: &Status) -> Result<Self> {
@@ -169,6 +162,25 @@ impl Drop for Native {
 
 const INPUT: &str = "input";
 const CALL: &str = "call";
+
+/// The tensors that a [`definition`] of the node is given, and those that it gives.
+pub fn ends(node: &Node) -> (Vec<String>, Vec<String>) {
+    let feeds = (0..node.input_types.len()).map(|index| format!("{INPUT}{index}"));
+    let fetches = (0..node.output_types.len()).map(|index| format!("{CALL}:{index}"));
+    (feeds.collect(), fetches.collect())
+}
+
+/// A `GraphDef` that computes what the node does with the original nodes.
+pub fn definition(node: &Node, context: Context, status: &Status) -> Result<Vec<u8>> {
+    let name = node.native.as_ref().ok_or_else(|| Error::Read("it names no native function".to_owned()))?;
+    let library = if node.native_library.is_empty() {
+        Bytes::copy_from_slice(context.function_library(status)?.bytes())
+    } else {
+        tensorflow::restore_constants(&node.segment(), &node.native_library)
+            .map_err(|error| Error::Read(error.to_string()))?
+    };
+    Ok(graph(node, name, closure(library, name)?, context.graph_version()).encode_to_vec())
+}
 
 /// `GraphDef`, as far as it is written.
 #[derive(Clone, PartialEq, Message)]

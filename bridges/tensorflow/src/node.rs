@@ -4,8 +4,9 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 use engraft::subgraph::tensorflow::{
     NATIVE, SEGMENT,
-    proto::{Attr, NodeDef},
+    proto::{Attr, AttrValue, NodeDef},
 };
+use engraft::tensorflow;
 use prost::Message;
 
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ pub struct Node {
     pub weights: Vec<usize>,
     /// The name of the function of the original nodes.
     pub native: Option<String>,
-    /// The functions, if the graph's library does not hold them.
+    /// The functions, if the graph's library does not hold them. Constants may be missing that the segment has.
     pub native_library: Bytes,
     pub allow_build: bool,
     /// The input that names the file of what is not here.
@@ -48,7 +49,7 @@ impl Node {
             Some(Attr::List(list)) => list.func.into_iter().next().map(|function| function.name),
             _ => None,
         };
-        let native_library = match take("native_library") {
+        let native_library = match take(NATIVE_LIBRARY) {
             Some(Attr::S(library)) => library,
             _ => Bytes::new(),
         };
@@ -90,4 +91,17 @@ impl Node {
     pub fn forget_segment(&self) {
         *self.segment.lock().unwrap_or_else(PoisonError::into_inner) = Bytes::new();
     }
+}
+
+/// The name of [`Node::native_library`] among the attributes.
+pub const NATIVE_LIBRARY: &str = "native_library";
+
+/// A serialized `NodeDef` whose functions lack the constants that its segment holds as well.
+pub fn with_shared_constants(bytes: Bytes) -> Result<Vec<u8>> {
+    let read = Node::read(bytes.clone())?;
+    let library = tensorflow::share_constants(&read.segment(), &read.native_library)
+        .map_err(|error| Error::Read(error.to_string()))?;
+    let mut node = NodeDef::decode(bytes).map_err(|error| Error::Read(error.to_string()))?;
+    node.attr.insert(NATIVE_LIBRARY.to_owned(), AttrValue { value: Some(Attr::S(library)) });
+    Ok(node.encode_to_vec())
 }

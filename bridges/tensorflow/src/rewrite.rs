@@ -22,7 +22,7 @@ use crate::{
     api::{Buffer, Status, tf},
     error::{Error, Result},
     native,
-    node::Node,
+    node::{NATIVE_LIBRARY, Node},
     op,
     sys::*,
 };
@@ -114,7 +114,7 @@ fn finished(graph: &Bytes, written: &HashSet<&str>) -> Result<Option<Vec<u8>>> {
                     |name: &str, value| node.attr.insert(name.to_owned(), AttrValue { value: Some(value) });
                 if let Some(name) = Node::read(field.content.clone())?.native {
                     let functions = native::closure(library.clone(), &name)?.encode_to_vec();
-                    set("native_library", Attr::S(functions.into()));
+                    set(NATIVE_LIBRARY, Attr::S(functions.into()));
                 }
                 let mut weights = Vec::new();
                 for (index, input) in node.input.iter().enumerate() {

@@ -1,24 +1,27 @@
 """Runs an unmodified program with Engraft: `python -m engraft [--option key=value] app.py arguments...`.
 
-`python -m engraft convert saved_model_in saved_model_out` converts a model of TensorFlow instead.
+`python -m engraft convert saved_model_in saved_model_out` converts a model of TensorFlow instead, and
+`python -m engraft explain saved_model` shows what would become of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import runpy
 import sys
 
 import engraft
-import engraft.onnxruntime
+from engraft import _inherit
+from engraft._options import OptionError
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engraft",
         usage="python -m engraft [-h] [--version] [--option KEY=VALUE] (app.py | -m module) [arguments...]",
-        description="Runs a Python program whose onnxruntime sessions use Engraft, the CPU provider taking the rest.",
+        description="Runs a Python program whose onnxruntime sessions and TensorFlow graphs use Engraft, the hosts taking the rest.",
     )
     parser.add_argument("--version", action="version", version=f"engraft {engraft.__version__}")
     parser.add_argument(
@@ -35,11 +38,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _enable(parser: argparse.ArgumentParser, options: dict[str, str]) -> None:
+    """Enables Engraft in the hosts that are installed: in onnxruntime at once, which checks the options, and in TensorFlow, which
+    takes seconds to import, once the program has imported it."""
+
+    def enable(host: str) -> None:
+        try:
+            _inherit.enable(host, options)
+        except OptionError as error:
+            parser.error(str(error))
+
+    installed = [host for host in _inherit.HOSTS if importlib.util.find_spec(host) is not None]
+    if installed != ["tensorflow"]:
+        enable("onnxruntime")
+    if "tensorflow" in installed:
+        _inherit.announce("tensorflow", options)
+        _inherit.when_imported("tensorflow", lambda: enable("tensorflow"))
+
+
 def main() -> None:
-    if sys.argv[1:2] == ["convert"] and not os.path.exists("convert"):
+    if len(sys.argv) > 1 and sys.argv[1] in ("convert", "explain") and not os.path.exists(sys.argv[1]):
+        # What TensorFlow prints while it is imported is of no use here.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         from engraft.tensorflow import _command
 
-        _command.main(sys.argv[2:])
+        _command.main(sys.argv[1], sys.argv[2:])
         return
     parser = _parser()
     arguments = parser.parse_args()
@@ -51,10 +74,7 @@ def main() -> None:
         options[key] = value
     if not arguments.module and not os.path.exists(arguments.program):
         parser.error(f"there is no file {arguments.program}")
-    try:
-        engraft.onnxruntime.enable(**options)
-    except engraft.onnxruntime.OptionError as error:
-        parser.error(str(error))
+    _enable(parser, options)
     sys.argv[1:] = arguments.arguments
     if arguments.module:
         # run_module puts the module's path into argv[0]; sys.path[0] is the current folder, as with `python -m`.

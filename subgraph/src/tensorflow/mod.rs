@@ -6,6 +6,7 @@ mod pinned;
 pub mod proto;
 mod read;
 mod rewrite;
+mod shared;
 mod signatures;
 mod tensor;
 #[cfg(test)]
@@ -14,6 +15,7 @@ pub mod wire;
 
 pub use read::{Ends, GraphError, Known, Model, read};
 pub use rewrite::{NATIVE, NATIVE_MARK, Replaced, Replacing, SEGMENT, SEGMENT_OP, border, replace_segments};
+pub use shared::{Part, SharedError, restore, share};
 pub use tensor::{dtype as dtype_of, number as number_of};
 
 /// The domain of TensorFlow's operators in host graphs.

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from engraft.tensorflow import _library
 from engraft.tensorflow._library import OPERATOR
 
 _WRITES = ("Assign", "ResourceApply", "ResourceScatter", "ResourceSparseApply", "ResourceStridedSliceAssign")
@@ -180,7 +181,7 @@ def _move_out(definition: Any, folder: str) -> dict[str, str]:
 
     Returns the files by the tensors that have to hold their names.
     """
-    from tensorflow.core.framework import function_pb2, node_def_pb2, types_pb2
+    from tensorflow.core.framework import node_def_pb2, types_pb2
 
     functions = {function.signature.name: function for function in definition.library.function}
     files: dict[str, str] = {}
@@ -191,9 +192,11 @@ def _move_out(definition: Any, folder: str) -> dict[str, str]:
         content = node_def_pb2.NodeDef()
         content.CopyFrom(node)
         native = [function.name for function in node.attr["native"].list.func]
-        library = function_pb2.FunctionDefLibrary(function=[functions[name] for name in _closure(functions, native)])
-        content.attr["native_library"].s = library.SerializeToString()
-        data = content.SerializeToString()
+        library = _Library(functions)
+        for function in content.attr["native"].list.func:
+            function.name = library.add(function.name)
+        content.attr["native_library"].s = library.serialize()
+        data = _library.share(content.SerializeToString(deterministic=True))
         path = os.path.join(folder, f"{hashlib.blake2b(data, digest_size=12).hexdigest()}.engraft")
         with open(path, "wb") as file:
             file.write(data)
@@ -215,21 +218,47 @@ def _move_out(definition: Any, folder: str) -> dict[str, str]:
     return files
 
 
-def _closure(functions: dict[str, Any], names: list[str]) -> list[str]:
-    """The functions of these names and all that they call."""
-    found: list[str] = []
-    open_names = list(names)
-    while open_names:
-        name = open_names.pop()
-        if name in found or name not in functions:
-            continue
-        found.append(name)
-        for node in functions[name].node_def:
-            open_names.append(node.op)
+class _Library:
+    """Functions and all that they call, named after their contents: signatures that compute the same get equal files."""
+
+    def __init__(self, functions: dict[str, Any]) -> None:
+        self._functions = functions
+        self._names: dict[str, str] = {}
+        self._made: dict[str, Any] = {}
+
+    def add(self, name: str) -> str:
+        """The new name of a function, or the name of something else as it is."""
+        if name not in self._functions or name in self._names:
+            return self._names.get(name, name)
+        # Whatever calls itself is called so still.
+        self._names[name] = name
+        function = type(self._functions[name])()
+        function.CopyFrom(self._functions[name])
+        for node in function.node_def:
+            node.ClearField("experimental_debug_info")
+            node.op = self.add(node.op)
             for value in node.attr.values():
-                called = [value.func] if value.HasField("func") else value.list.func
-                open_names.extend(function.name for function in called)
-    return found
+                for called in [value.func] if value.HasField("func") else value.list.func:
+                    called.name = self.add(called.name)
+        content = self._serialized(function, "")
+        if name.encode() not in content:
+            self._names[name] = f"engraft_{hashlib.blake2b(content, digest_size=12).hexdigest()}"
+        self._made[self._names[name]] = self._serialized(function, self._names[name])
+        return self._names[name]
+
+    def serialize(self) -> bytes:
+        """A FunctionDefLibrary of what was added."""
+        from tensorflow.core.framework import function_pb2
+
+        library = function_pb2.FunctionDefLibrary()
+        for name in sorted(self._made):
+            library.function.add().ParseFromString(self._made[name])
+        return bytes(library.SerializeToString(deterministic=True))
+
+    @staticmethod
+    def _serialized(function: Any, name: str) -> bytes:
+        function.signature.name = name
+        return bytes(function.SerializeToString(deterministic=True))
 
 
 def _rename_functions(definition: Any) -> None:

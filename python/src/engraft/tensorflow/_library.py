@@ -22,7 +22,7 @@ OPERATOR = "EngraftSegment"
 
 _RECEIVE = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _loaded: ctypes.CDLL | None = None
 
 
@@ -43,8 +43,9 @@ def load() -> ctypes.CDLL:
     """Registers the operator, once per process. Raises `UnavailableError` where TensorFlow is missing or too old."""
     global _loaded
     with _lock:
+        # Importing TensorFlow may enable Engraft, which loads the library (`engraft._inherit`).
+        tf = _tensorflow()
         if _loaded is None:
-            tf = _tensorflow()
             path = get_library_path()
             if not os.path.exists(path):
                 raise UnavailableError(f"{path} is missing: engraft must be installed, as in `pip install ./python`")
@@ -75,6 +76,11 @@ def accelerate(
     return results[1], json.loads(results[2])
 
 
+def share(node: bytes) -> bytes:
+    """A serialized NodeDef with `segment` and `native_library`, the weights that both hold stored once."""
+    return _call(load().engraft_tensorflow_share, node, len(node))[3]
+
+
 def counts() -> dict[str, int]:
     """What happened in this process: calls of segments by engines and by TensorFlow's own kernels, segments put into graphs."""
     count = load().engraft_tensorflow_count
@@ -102,6 +108,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
             ctypes.c_int,
             [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, _RECEIVE],
         ),
+        "engraft_tensorflow_share": (ctypes.c_int, [ctypes.c_char_p, ctypes.c_size_t, _RECEIVE]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
