@@ -79,7 +79,7 @@ def freeze(function: Any) -> Frozen:
     definition = function.graph.as_graph_def()
     if writing := sorted({node.op for node in _nodes(definition) if node.op.startswith(_WRITES)}):
         raise FreezeError(f"it writes variables ({', '.join(writing)})")
-    if function.function_def.attr["_XlaMustCompile"].b:
+    if function.function_def.attr["_XlaMustCompile"].b or _is_compiled(definition):
         raise FreezeError("it is compiled by XLA (jit_compile=True), which has no operators of others")
     try:
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
@@ -99,6 +99,24 @@ def freeze(function: Any) -> Frozen:
         fetches=[tensor.name for tensor in frozen.outputs],
         captures=captures,
     )
+
+
+def _is_compiled(definition: Any) -> bool:
+    """Whether all that a graph computes is in functions that XLA compiles."""
+    passive = ("Placeholder", "Const", "Identity", "IdentityN", "NoOp", "ReadVariableOp")
+    functions = {function.signature.name: function for function in definition.library.function}
+
+    def compiled(nodes: Any) -> bool:
+        active = [node for node in nodes if node.op not in passive]
+        return bool(active) and all(is_compiled_call(node) for node in active)
+
+    def is_compiled_call(node: Any) -> bool:
+        called = functions.get(node.attr["f"].func.name) if "f" in node.attr else None
+        if called is None or node.op not in ("PartitionedCall", "StatefulPartitionedCall"):
+            return False
+        return node.attr["_XlaMustCompile"].b or called.attr["_XlaMustCompile"].b or compiled(called.node_def)
+
+    return compiled(definition.node)
 
 
 def _nodes(definition: Any) -> Any:
