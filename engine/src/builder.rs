@@ -5,11 +5,11 @@ use crate::engine::Engine;
 use crate::error::{BuildError, PlanError};
 use crate::layout;
 use crate::plan::{self, Manifest, PackedEntry, ToPack};
-use crate::program::{Program, Tuned, problem_size};
+use crate::program::{Program, Tuned, problem_size, with_dense_problem};
 use crate::timing_cache::TimingCache;
 use crate::tune;
 use engraft_kernels::{Class, Isa, Precision, Problem, Tactic, catalog};
-use engraft_network::{Network, NodeId, ops::eval_shape};
+use engraft_network::{Network, NodeId, Op, ops::eval_shape};
 use std::sync::Arc;
 
 /// Shapes to tune for, as sizes of the network's inputs.
@@ -75,7 +75,12 @@ impl<'a> Builder<'a> {
         writer: &mut ContainerWriter,
     ) -> Result<(), BuildError> {
         let config = self.config;
-        let options = crate::passes::PassOptions { isa: Some(config.isa), ..Default::default() };
+        let narrow = config.precision == Precision::Bf16 && config.isa == Isa::Amx;
+        let options = crate::passes::PassOptions {
+            isa: Some(config.isa),
+            narrow: narrow.then_some(on_tiles),
+            ..Default::default()
+        };
         let report = crate::passes::optimize(&mut network, &options)
             .map_err(|e| BuildError::Pass { pass: e.pass(), reason: e.to_string() })?;
         network.compact();
@@ -169,6 +174,19 @@ fn expected(program: &Program, id: NodeId, p: &Problem<'_>) -> Option<&'static d
     tuned.or_else(|| catalog::best_among(&program.shortlist[id.index()], p).map(|b| b.0))
 }
 
+/// Whether node `id` is a product that tiles of bf16 compute.
+fn on_tiles(network: &Network, id: NodeId) -> bool {
+    let Some(node) = network.node(id) else { return false };
+    if !matches!(node.op, Op::Conv(_) | Op::MatMul(_)) {
+        return false;
+    }
+    let env = network.representative_env();
+    with_dense_problem(network, id, &env, (1, Isa::Amx, Precision::Bf16), |p| {
+        catalog::by_id("tiles.bf16.amx").is_some_and(|tiles| tiles.accepts(p).is_ok())
+    })
+    .unwrap_or(false)
+}
+
 /// What is to be packed for the tactics that the nodes will run with: at most two packings per operand.
 fn packings<'a>(
     program: &'a Program,
@@ -240,29 +258,9 @@ pub struct Assessment {
 pub fn assess(network: &Network, id: NodeId, isa: Isa) -> Result<Assessment, String> {
     let Some(node) = network.node(id) else { return Err("the node is gone".to_owned()) };
     let env = network.representative_env();
-    let desc = |v: &engraft_network::ValueId| {
-        let ty = network.ty(*v);
-        eval_shape(&ty.shape, &env)
-            .map(|s| engraft_kernels::TensorDesc::dense(ty.dtype, &s))
-            .map_err(|e| e.to_string())
-    };
-    let inputs: Vec<engraft_kernels::Operand<'_>> = node
-        .inputs
-        .iter()
-        .map(|v| Ok(engraft_kernels::Operand { desc: desc(v)?, constant: network.constant(*v) }))
-        .collect::<Result<_, String>>()?;
-    let outputs: Vec<engraft_kernels::TensorDesc> =
-        node.outputs.iter().map(desc).collect::<Result<_, String>>()?;
-    let p = Problem {
-        op: &node.op,
-        inputs: &inputs,
-        outputs: &outputs,
-        threads: 1,
-        isa,
-        precision: Precision::Fp32,
-        env: &env,
-    };
-    let Some((t, fit)) = catalog::best(&p) else {
+    let best = with_dense_problem(network, id, &env, (1, isa, Precision::Fp32), catalog::best)
+        .ok_or_else(|| "a shape has no size".to_owned())?;
+    let Some((t, fit)) = best else {
         return Err(format!("no tactic takes `{}` of {}", node.op.name(), network.ty(node.outputs[0])));
     };
     Ok(Assessment { cost_ns: fit.cost_ns, reference_only: t.class() == Class::Reference, tactic: t.id() })

@@ -395,7 +395,7 @@ impl Program {
         best.map(|(tactic, fit)| Choice { tactic, cost_ns: fit.cost_ns, kernel: tactic.prepare(p) })
     }
 
-    /// Calls `f` with the node's problem under `env`, everything dense. `None` if a shape is impossible under `env`.
+    /// [`with_dense_problem`] of the program's network.
     pub(crate) fn with_dense_problem<R>(
         &self,
         id: NodeId,
@@ -403,27 +403,7 @@ impl Program {
         threads: usize,
         f: impl FnOnce(&Problem<'_>) -> R,
     ) -> Option<R> {
-        let node = self.network.node(id)?;
-        let desc = |v: ValueId| {
-            let ty = self.network.ty(v);
-            ops::eval_shape(&ty.shape, env).ok().map(|s| TensorDesc::dense(ty.dtype, &s))
-        };
-        let inputs: SmallVec<[Operand<'_>; 4]> = node
-            .inputs
-            .iter()
-            .map(|v| Some(Operand { desc: desc(*v)?, constant: self.network.constant(*v) }))
-            .collect::<Option<_>>()?;
-        let outputs: SmallVec<[TensorDesc; 1]> =
-            node.outputs.iter().map(|v| desc(*v)).collect::<Option<_>>()?;
-        Some(f(&Problem {
-            op: &node.op,
-            inputs: &inputs,
-            outputs: &outputs,
-            threads,
-            isa: self.isa,
-            precision: self.precision,
-            env,
-        }))
+        with_dense_problem(&self.network, id, env, (threads, self.isa, self.precision), f)
     }
 
     /// Whether the plan holds every packing that `tactic` wants for the problem's constants.
@@ -484,6 +464,29 @@ impl Program {
     pub(crate) fn constant(&self, v: ValueId) -> Option<&Tensor> {
         self.network.constant(v)
     }
+}
+
+/// Calls `f` with the problem of node `id` under `env`, everything dense. `None` if a shape is impossible under `env`.
+pub(crate) fn with_dense_problem<R>(
+    network: &Network,
+    id: NodeId,
+    env: &[i64],
+    (threads, isa, precision): (usize, Isa, Precision),
+    f: impl FnOnce(&Problem<'_>) -> R,
+) -> Option<R> {
+    let node = network.node(id)?;
+    let desc = |v: ValueId| {
+        let ty = network.ty(v);
+        ops::eval_shape(&ty.shape, env).ok().map(|s| TensorDesc::dense(ty.dtype, &s))
+    };
+    let inputs: SmallVec<[Operand<'_>; 4]> = node
+        .inputs
+        .iter()
+        .map(|v| Some(Operand { desc: desc(*v)?, constant: network.constant(*v) }))
+        .collect::<Option<_>>()?;
+    let outputs: SmallVec<[TensorDesc; 1]> =
+        node.outputs.iter().map(|v| desc(*v)).collect::<Option<_>>()?;
+    Some(f(&Problem { op: &node.op, inputs: &inputs, outputs: &outputs, threads, isa, precision, env }))
 }
 
 /// Raises `stage` to the latest stage of the dims' symbols (but for those in `skip`); returns a symbol that is not known yet.

@@ -298,6 +298,26 @@ impl Expr {
         self.nodes = out;
     }
 
+    /// The expression over operands of which those that are `stored` in another type are converted to `to` where they are
+    /// read. Operands beyond the list are read as they are.
+    pub fn converting(&self, stored: &[bool], to: DType) -> Expr {
+        let mut out = Expr::new();
+        let operands: Vec<ExprId> = (0..self.arity())
+            .map(|i| {
+                let operand = out.push(ExprNode::Input(i as u16));
+                match stored.get(i) {
+                    Some(true) => out.push(ExprNode::Cast(to, operand)),
+                    _ => operand,
+                }
+            })
+            .collect();
+        let result = out.inline(self, &operands);
+        if !self.nodes.is_empty() {
+            out.finish(result);
+        }
+        out
+    }
+
     /// Types of all nodes for operands of the given types; `Err` names the first ill-typed node's index.
     pub fn types(&self, inputs: &[DType]) -> Result<Vec<DType>, usize> {
         let mut t: Vec<DType> = Vec::with_capacity(self.nodes.len());

@@ -11,6 +11,7 @@ mod fold;
 mod horizontal;
 mod layout;
 mod movement;
+mod narrow;
 mod open;
 mod padding;
 mod patterns;
@@ -22,7 +23,7 @@ mod tests;
 mod transpose;
 
 use engraft_kernels::Isa;
-use engraft_network::{Network, NetworkError};
+use engraft_network::{Network, NetworkError, NodeId};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -47,11 +48,14 @@ pub struct PassOptions {
     /// The instruction set whose kernels the network is for: a composite operator is formed only where there is a kernel
     /// for it. `None` forms all of them.
     pub isa: Option<Isa>,
+    /// Whether a layer is a product that reads and writes bf16 as fast as its unit allows: what lies between such layers is
+    /// then stored as bf16. `None` stores every value as its type says.
+    pub narrow: Option<fn(&Network, NodeId) -> bool>,
 }
 
 impl Default for PassOptions {
     fn default() -> PassOptions {
-        PassOptions { verify: cfg!(debug_assertions), isa: None }
+        PassOptions { verify: cfg!(debug_assertions), isa: None, narrow: None }
     }
 }
 
@@ -112,6 +116,9 @@ pub fn optimize(net: &mut Network, options: &PassOptions) -> Result<Report, Pass
     if p.once("horizontal", horizontal::run)? > 0 {
         p.once("movement", movement::run)?;
         p.once("cse", cse::run)?;
+    }
+    if let Some(is_product) = options.narrow {
+        p.once("narrow", |net| narrow::run(net, is_product))?;
     }
     p.net.compact();
     p.report.nodes_after = p.net.node_count();

@@ -1,6 +1,7 @@
 //! Whole-pipeline tests: every network is evaluated by reference before and after, and its outcome compared with a summary.
 
 mod layouts;
+mod narrow;
 mod spellings;
 mod subpixels;
 
@@ -8,7 +9,7 @@ use super::{PassOptions, optimize};
 use engraft_kernels::Isa;
 use engraft_network::ops::*;
 use engraft_network::{
-    BinaryOp, DType, Dim, Expr, ExprNode, Network, Op, SymbolSource, Tensor, TensorType, UnaryOp, ValueId,
+    BinaryOp, DType, Dim, Expr, ExprNode, Network, NodeId, Op, SymbolSource, Tensor, TensorType, UnaryOp, ValueId,
 };
 
 /// Deterministic numbers in -1..1.
@@ -28,12 +29,14 @@ pub(super) fn random(seed: u64, n: usize) -> Vec<f32> {
 pub(super) struct Graph {
     pub net: Network,
     pub isa: Option<Isa>,
+    /// Products between which values are stored in bf16.
+    pub narrow: Option<fn(&Network, NodeId) -> bool>,
     seed: u64,
 }
 
 impl Graph {
     pub fn new() -> Graph {
-        Graph { net: Network::new("test"), isa: None, seed: 1 }
+        Graph { net: Network::new("test"), isa: None, narrow: None, seed: 1 }
     }
 
     pub fn input(&mut self, shape: &[usize]) -> ValueId {
@@ -164,7 +167,7 @@ impl Graph {
         self.net.set_outputs(outputs.to_vec());
         let before = self.net.clone();
         let mut after = self.net;
-        optimize(&mut after, &PassOptions { verify: true, isa: self.isa }).unwrap();
+        optimize(&mut after, &PassOptions { verify: true, isa: self.isa, narrow: self.narrow }).unwrap();
         let inputs: Vec<Tensor> = before
             .inputs()
             .iter()
@@ -175,6 +178,7 @@ impl Graph {
                 Tensor::from_slice(&shape, &random(77 + i as u64, shape.iter().product())).unwrap()
             })
             .collect();
+        let tolerance = if self.narrow.is_some() { 2e-2 } else { 2e-5 };
         let (a, b) = (before.eval(&inputs).unwrap(), after.eval(&inputs).unwrap());
         assert_eq!(a.len(), b.len());
         for (a, b) in a.iter().zip(&b) {
@@ -183,7 +187,7 @@ impl Graph {
             for i in 0..a.count() {
                 let (x, y) = (a.get_f64(i), b.get_f64(i));
                 assert!(
-                    (x - y).abs() <= 2e-5 * largest.max(1e-3),
+                    (x - y).abs() <= tolerance * largest.max(1e-3),
                     "element {i}: {x} became {y}\n{}",
                     summary(&after)
                 );

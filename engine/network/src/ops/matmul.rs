@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 /// What a matrix operator does to its accumulators before they are stored:
 /// `out = post(acc + bias, extra operands...)`.
 ///
-/// With `bias` the operator's first operand after its matrices has shape `[channels]` (the output's last axis). `post`'s
-/// input 0 is `acc + bias`; inputs 1.. are the operator's remaining operands in order, each broadcastable to the output.
+/// With `bias` the operator's first operand after its matrices has shape `[channels]` (the output's last axis) and their type;
+/// beside half-width floats it may be `f32`. `post`'s input 0 is `acc + bias`, of the matrices' type; inputs 1.. are the operator's remaining operands in order, each broadcastable to the output.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epilogue {
     pub bias: bool,
@@ -35,7 +35,7 @@ pub struct MatMul {
 
 impl Epilogue {
     /// Type of the output whose shape is `out`, for the operands after the matrices. Errors: a bias that is not
-    /// `[channels]` of type `acc`, an extra operand that does not broadcast to `out`, an ill-typed expression.
+    /// `[channels]` of type `acc` (or `f32` beside half-width floats), an extra operand that does not broadcast to `out`, an ill-typed expression.
     pub(super) fn infer(
         &self,
         inputs: &[&TensorType],
@@ -46,7 +46,13 @@ impl Epilogue {
         check::arity(inputs, first + self.operands())?;
         let mut next = first;
         if self.bias {
-            check::dtype(inputs, next, |t| t == acc, "the matrices' type")?;
+            let half = matches!(acc, DType::F16 | DType::BF16);
+            check::dtype(
+                inputs,
+                next,
+                |t| t == acc || half && t == DType::F32,
+                "the matrices' type, or f32 beside half-width floats",
+            )?;
             check::rank(inputs, next, 1)?;
             check::agree(&inputs[next].shape[0], &out[out.len() - 1], "bias against output channels")?;
             next += 1;

@@ -44,9 +44,9 @@ pub(in crate::cpu) struct TileProduct<T> {
 impl<T: Tiles> TileProduct<T> {
     /// Rows of A of `k` consecutive elements, and rows of C of `n`.
     pub fn new(products: Products, a: RowMap, k: usize, n: usize, c: RowMap, isa: Isa) -> TileProduct<T> {
-        let source = Source::new(Kind::Rows { rows: a, step: 1 }, products, k);
+        let source = Source::new(Kind::Rows { rows: a, step: 1 }, products, k, false);
         let isa = Isa::best_within(Some(isa));
-        let sweep = TileSweep { source, products, n, out: c, residual: c, isa };
+        let sweep = TileSweep { source, products, n, out: c, residual: c, narrow: false, narrow_residual: false, isa };
         TileProduct { sweep, marker: PhantomData }
     }
 }
@@ -71,7 +71,7 @@ impl<T: Tiles> RowProduct for TileProduct<T> {
     ) {
         // SAFETY: by the caller's contract; who made one has found the unit available.
         with_groups(|groups| unsafe {
-            self.sweep.run::<T>(a, rows, panels, b, c, &Finish::none(), scratch, groups);
+            self.sweep.run::<T>(a.cast(), rows, panels, b, c.cast(), &Finish::none(), scratch, groups);
         });
     }
 }

@@ -1,10 +1,11 @@
 //! The first operand in split form, block by block.
 
 use super::split::{SplitRow, steps};
-use super::tile::{Products, ROWS};
+use super::tile::{Products, ROWS, STEP};
 use crate::cpu::conv::geometry::Geometry;
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::simd::{Simd, Task};
+use crate::cpu::storage::Storage;
 use std::ops::Range;
 
 /// Where the rows of the first operand come from, and how a block of them lies in scratch.
@@ -22,6 +23,10 @@ pub(super) struct Source {
     pub block: usize,
     /// Rows of one unit.
     pub unit: usize,
+    /// Whether the operand is bf16 in memory; `f32` otherwise.
+    pub narrow: bool,
+    /// Whether tiles are loaded from the operand itself.
+    pub direct: bool,
     /// Whether tiles run on from one line of pixels into the next, past the border between them.
     flat: bool,
     image: Image,
@@ -79,7 +84,7 @@ fn spread(bytes: usize) -> usize {
 }
 
 impl Source {
-    pub fn new(kind: Kind, products: Products, channels: usize) -> Source {
+    pub fn new(kind: Kind, products: Products, channels: usize, narrow: bool) -> Source {
         let row = |run: usize| steps(run) * products.row_bytes();
         let mut source = Source {
             kind,
@@ -89,13 +94,19 @@ impl Source {
             stride: 0,
             block: 1,
             unit: 1,
+            narrow,
+            direct: false,
             flat: false,
             image: Image::default(),
         };
         match kind {
-            Kind::Rows { .. } => {
+            Kind::Rows { rows, step } => {
                 source.stride = spread(row(channels));
-                source.block = (BLOCK_BYTES / source.stride).max(2 * ROWS) / (2 * ROWS) * 2 * ROWS;
+                let lies = narrow && products == Products::One && step == 1 && channels.is_multiple_of(STEP);
+                if let Some(stride) = rows.stride().and_then(|n| usize::try_from(n).ok()).filter(|_| lies) {
+                    (source.direct, source.stride) = (true, 2 * stride);
+                }
+                source.block = (BLOCK_BYTES / spread(row(channels))).max(2 * ROWS) / (2 * ROWS) * 2 * ROWS;
             }
             Kind::Windows(g) => {
                 source.run = g.taps() * channels;
@@ -134,6 +145,9 @@ impl Source {
 
     /// Bytes of scratch of a block.
     pub fn bytes(&self) -> usize {
+        if self.direct {
+            return 0;
+        }
         match self.kind {
             Kind::Image(g) => g.kernel[0] * self.image.height * self.image.width * self.image.pixel,
             Kind::Rows { .. } => self.block * self.stride,
@@ -217,16 +231,16 @@ impl Source {
 }
 
 /// Writes a block of a source.
-pub(super) struct Stage<'a> {
+pub(super) struct Stage<'a, T> {
     pub source: &'a Source,
-    pub base: *const f32,
+    pub base: *const T,
     pub units: Range<usize>,
     pub to: *mut u8,
 }
 
-impl Stage<'_> {
+impl<T: Storage> Stage<'_, T> {
     #[inline(always)]
-    unsafe fn split<S: Simd>(&self, s: S, from: *const f32, n: usize, to: *mut u8) {
+    unsafe fn split<S: Simd>(&self, s: S, from: *const T, n: usize, to: *mut u8) {
         // SAFETY: the caller's.
         unsafe { SplitRow { products: self.source.products, from, n, to }.split(s) }
     }
@@ -234,8 +248,8 @@ impl Stage<'_> {
     #[inline(always)]
     unsafe fn rows<S: Simd>(&self, s: S, rows: RowMap, step: isize) {
         let Source { run, stride, .. } = *self.source;
-        const GATHERED: usize = 64 * super::tile::STEP;
-        let mut buffer = [0f32; GATHERED];
+        const GATHERED: usize = 64 * STEP;
+        let mut buffer = [T::narrow(0.0); GATHERED];
         for (i, row) in self.units.clone().enumerate() {
             let from = self.base.wrapping_offset(rows.offset(row));
             let to = self.to.wrapping_add(i * stride);
@@ -300,7 +314,7 @@ impl Stage<'_> {
     unsafe fn windows<S: Simd>(&self, s: S, g: &Geometry) {
         let source = self.source;
         let channels = source.run / g.taps();
-        let window = self.to.wrapping_add(source.block * source.unit * source.stride).cast::<f32>();
+        let window = self.to.wrapping_add(source.block * source.unit * source.stride).cast::<T>();
         let first = self.units.start * source.unit;
         let whole = g.dilation[2] == 1 && g.input_stride[2] == channels as isize;
         for row in first..self.units.end * source.unit {
@@ -347,7 +361,7 @@ impl Stage<'_> {
     }
 }
 
-impl Task for Stage<'_> {
+impl<T: Storage> Task for Stage<'_, T> {
     type Output = ();
 
     #[inline(always)]

@@ -2,6 +2,8 @@
 
 use super::tile::{COLS, Products, ROWS, STEP};
 use crate::cpu::simd::{Simd, Task};
+use crate::cpu::storage::Storage;
+use engraft_network::DType;
 
 /// The largest finite bf16 number: what rounds above it is split as this and the rest.
 const LARGEST: f32 = f32::from_bits(0x7f7f_0000);
@@ -63,18 +65,27 @@ pub(in crate::cpu) unsafe fn put_split<S: Simd>(s: S, products: Products, x: S::
 }
 
 /// Splits `n` numbers into `to`, steps of [`STEP`] each, the last one filled up with zeros.
-pub(in crate::cpu) struct SplitRow {
+pub(in crate::cpu) struct SplitRow<T> {
     pub products: Products,
-    pub from: *const f32,
+    pub from: *const T,
     pub n: usize,
     pub to: *mut u8,
 }
 
-impl SplitRow {
+impl<T: Storage> SplitRow<T> {
     /// # Safety
     /// `n` numbers are readable, and all steps of `to` are writable.
     #[inline(always)]
     pub unsafe fn split<S: Simd>(self, s: S) {
+        if T::DTYPE == DType::BF16 && self.products == Products::One {
+            let (bytes, all) = (2 * self.n, self.products.row_bytes() * steps(self.n));
+            // SAFETY: by the caller's contract.
+            unsafe {
+                std::ptr::copy_nonoverlapping(self.from.cast::<u8>(), self.to, bytes);
+                std::ptr::write_bytes(self.to.add(bytes), 0, all - bytes);
+            }
+            return;
+        }
         let three = self.products == Products::Three;
         let mut k = 0;
         while k < self.n {
@@ -84,8 +95,7 @@ impl SplitRow {
                 let m = S::LANES.min(self.n.saturating_sub(k + at));
                 // SAFETY: by the caller's contract; LANES divides STEP.
                 unsafe {
-                    let from = self.from.wrapping_add(k + at);
-                    let x = if m == S::LANES { s.load(from) } else { s.load_n(from, m) };
+                    let x = T::load(s, self.from.wrapping_add(k + at), m);
                     let (hi, lo) = parts(s, x);
                     s.store_upper(to.add(at), hi);
                     if three {
@@ -116,9 +126,9 @@ pub(in crate::cpu) fn packed_bytes(products: Products, taps: usize, k: usize, n:
 
 /// Packs panel `panel` of a matrix of `taps * k` rows and `n` columns, whose elements are `row` and `col` apart; each tap
 /// begins a new step, and what is outside becomes zero.
-pub(in crate::cpu) struct PackPanel {
+pub(in crate::cpu) struct PackPanel<T> {
     pub products: Products,
-    pub from: *const f32,
+    pub from: *const T,
     pub row: isize,
     pub col: isize,
     pub taps: usize,
@@ -128,7 +138,7 @@ pub(in crate::cpu) struct PackPanel {
     pub to: *mut u8,
 }
 
-impl PackPanel {
+impl<T: Storage> PackPanel<T> {
     /// `m` elements of row `row` from column `column` on, zeros where the row does not exist.
     #[inline(always)]
     unsafe fn load<S: Simd>(&self, s: S, tap: usize, k: usize, column: usize, m: usize) -> S::F {
@@ -139,23 +149,22 @@ impl PackPanel {
         // SAFETY: the row has `m` elements from there on.
         unsafe {
             let from = self.from.offset(at);
-            match (self.col, m == S::LANES) {
-                (1, true) => s.load(from),
-                (1, false) => s.load_n(from, m),
-                (_, true) if self.col.unsigned_abs() < 1 << 24 => s.load_strided(from, self.col),
-                _ => {
-                    let mut buffer = [0f32; 16];
-                    for (j, x) in buffer[..m].iter_mut().enumerate() {
-                        *x = *from.offset(j as isize * self.col);
-                    }
-                    s.load(buffer.as_ptr())
-                }
+            if self.col == 1 {
+                return T::load(s, from, m);
             }
+            if T::DTYPE == DType::F32 && m == S::LANES && self.col.unsigned_abs() < 1 << 24 {
+                return s.load_strided(from.cast(), self.col);
+            }
+            let mut buffer = [0f32; 16];
+            for (j, x) in buffer[..m].iter_mut().enumerate() {
+                *x = (*from.offset(j as isize * self.col)).widen();
+            }
+            s.load(buffer.as_ptr())
         }
     }
 }
 
-impl Task for PackPanel {
+impl<T: Storage> Task for PackPanel<T> {
     type Output = ();
 
     #[inline(always)]

@@ -20,6 +20,9 @@ pub(super) struct TileSweep {
     /// Rows of C, relative to the pointer given to [`TileSweep::run`], and of the residual.
     pub out: RowMap,
     pub residual: RowMap,
+    /// Whether C, and the residual, are bf16 in memory; `f32` otherwise.
+    pub narrow: bool,
+    pub narrow_residual: bool,
     pub isa: Isa,
 }
 
@@ -28,8 +31,8 @@ pub(super) struct TileSweep {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
     pub segment: Segment,
-    c: [*const f32; ROWS],
-    residual: [*const f32; ROWS],
+    c: [*const u8; ROWS],
+    residual: [*const u8; ROWS],
 }
 
 /// Bytes of the sums of two tiles of rows.
@@ -50,27 +53,31 @@ impl TileSweep {
     ///
     /// # Safety
     /// The unit `T` is available. `b` is packed for the source's taps; the operand, C, bias and residual are valid
-    /// for the rows and columns computed; C overlaps nothing that is read but for a residual at the same place;
-    /// `scratch` is 64-byte aligned and holds [`TileSweep::scratch_bytes`].
+    /// for the rows and columns computed, of the types that were stated; C overlaps nothing that is read but for a residual
+    /// at the same place; `scratch` is 64-byte aligned and holds [`TileSweep::scratch_bytes`].
     pub unsafe fn run<T: Tiles>(
         &self,
-        a: *const f32,
+        a: *const u8,
         units: Range<usize>,
         panels: Range<usize>,
         b: *const u8,
-        c: *mut f32,
+        c: *mut u8,
         finish: &Finish<'_, f32>,
         scratch: *mut u8,
         groups: &mut Vec<Group>,
     ) {
-        let staged = scratch.wrapping_add(SUM_BYTES);
+        let mut staged = scratch.wrapping_add(SUM_BYTES).cast_const();
         // SAFETY: the unit is available by the caller's contract.
         let mut tiles = unsafe { T::enter() };
         let mut unit = units.start;
         while unit < units.end {
             let count = self.source.fit(unit, units.end - unit);
             let block = unit..unit + count;
-            dispatch(self.isa, Stage { source: &self.source, base: a, units: block.clone(), to: staged });
+            if self.source.direct {
+                staged = a.wrapping_add(unit * self.source.stride);
+            } else {
+                self.stage(a, block.clone(), staged.cast_mut());
+            }
             groups.clear();
             self.source.segments(block, |segment| {
                 // SAFETY: the segment's rows exist in C and the residual.
@@ -84,7 +91,7 @@ impl TileSweep {
                     let ahead = next.wrapping_add(self.panel_bytes() / passes * pass);
                     // SAFETY: the segments are those of the staged block; the rest is the caller's contract.
                     unsafe {
-                        claim(pair, panel * COLS);
+                        self.claim(pair, panel * COLS);
                         self.multiply(&mut tiles, pair, staged, b, ahead, scratch.cast());
                         self.finish(pair, panel, staged, b, finish, scratch.cast());
                     }
@@ -94,16 +101,27 @@ impl TileSweep {
         }
     }
 
+    /// Writes units of the operand to scratch.
+    fn stage(&self, a: *const u8, units: Range<usize>, to: *mut u8) {
+        let source = &self.source;
+        match source.narrow {
+            true => dispatch(self.isa, Stage { source, base: a.cast::<half::bf16>(), units, to }),
+            false => dispatch(self.isa, Stage { source, base: a.cast::<f32>(), units, to }),
+        }
+    }
+
     /// # Safety
     /// The segment's rows exist in C and the residual.
-    unsafe fn group(&self, segment: Segment, c: *mut f32, finish: &Finish<'_, f32>) -> Group {
+    unsafe fn group(&self, segment: Segment, c: *mut u8, finish: &Finish<'_, f32>) -> Group {
         let mut group = Group { segment, c: [std::ptr::null(); ROWS], residual: [std::ptr::null(); ROWS] };
         for Run { at, rows, first } in self.source.runs(&segment) {
+            let residual = finish.residual.cast::<u8>();
             // SAFETY: by the caller's contract; a segment has no more rows than a tile.
             unsafe {
-                self.out.point(c.cast_const(), first, rows, group.c[at..].as_mut_ptr());
-                if !finish.residual.is_null() {
-                    self.residual.point(finish.residual, first, rows, group.residual[at..].as_mut_ptr());
+                point(&self.out, self.narrow, c.cast_const(), first, &mut group.c[at..at + rows]);
+                if !residual.is_null() {
+                    let to = &mut group.residual[at..at + rows];
+                    point(&self.residual, self.narrow_residual, residual, first, to);
                 }
             }
         }
@@ -155,21 +173,42 @@ impl TileSweep {
         sums: *mut f32,
     ) {
         let (col, cols) = (panel * COLS, COLS.min(self.n - panel * COLS));
-        let emit =
-            |check| Emit { groups: pair, sums, col, cols, bias: finish.bias, clip: finish.clip, check };
+        // What follows the sums wants them in `f32`.
+        let kept = self.narrow && finish.post.is_some();
+        let emit = |check| Emit {
+            groups: pair,
+            sums,
+            col,
+            cols,
+            bias: finish.bias,
+            clip: finish.clip,
+            check,
+            target: match (kept, self.narrow) {
+                (true, _) => Target::Sums,
+                (false, true) => Target::Narrow,
+                (false, false) => Target::Wide,
+            },
+            narrow_residual: self.narrow_residual,
+        };
         if !dispatch(self.isa, emit(true)) {
             // SAFETY: the tiles are staged, the panel packed.
             unsafe { self.recompute(pair, staged, b, cols, sums) };
             dispatch(self.isa, emit(false));
         }
-        if let Some(post) = finish.post {
-            for group in pair {
-                let rows: [*mut f32; ROWS] = group.c.map(|p| p.cast_mut());
-                for Run { at, rows: count, first } in self.source.runs(&group.segment) {
-                    // SAFETY: the rows are finished in these columns.
-                    unsafe { post.apply(&rows[at..at + count], first, col, cols) };
-                }
+        let Some(post) = finish.post else { return };
+        for (g, group) in pair.iter().enumerate() {
+            let own = sums.wrapping_add(g * ROWS * COLS).wrapping_sub(col);
+            let rows: [*mut f32; ROWS] = match kept {
+                true => std::array::from_fn(|i| own.wrapping_add(i * COLS)),
+                false => group.c.map(|p| p.cast_mut().cast()),
+            };
+            for Run { at, rows: count, first } in self.source.runs(&group.segment) {
+                // SAFETY: the rows are finished in these columns.
+                unsafe { post.apply(&rows[at..at + count], first, col, cols) };
             }
+        }
+        if kept {
+            dispatch(self.isa, Narrow { groups: pair, sums, col, cols });
         }
     }
 
@@ -220,29 +259,67 @@ impl TileSweep {
     }
 }
 
-/// Fetches what the sums of a panel will be added to and written to, while they are computed.
-fn claim(pair: &[Group], col: usize) {
-    for group in pair {
-        for i in 0..group.segment.rows {
-            for line in (0..COLS).step_by(16) {
-                prefetch_write(group.c[i].wrapping_add(col + line));
+impl TileSweep {
+    /// Fetches what the sums of a panel will be added to and written to, while they are computed.
+    fn claim(&self, pair: &[Group], col: usize) {
+        let (c, residual) = (size(self.narrow), size(self.narrow_residual));
+        for group in pair {
+            for i in 0..group.segment.rows {
+                for line in (0..COLS * c).step_by(64) {
+                    prefetch_write(group.c[i].wrapping_add(col * c + line));
+                }
                 if !group.residual[i].is_null() {
-                    prefetch(group.residual[i].wrapping_add(col + line));
+                    for line in (0..COLS * residual).step_by(64) {
+                        prefetch(group.residual[i].wrapping_add(col * residual + line));
+                    }
                 }
             }
         }
     }
 }
 
-/// `clip(sum + bias + residual)` to C, unless a sum is not finite.
+/// Bytes of an element in memory.
+pub(super) fn size(narrow: bool) -> usize {
+    if narrow { 2 } else { 4 }
+}
+
+/// [`RowMap::point`] for elements of either size.
+///
+/// # Safety
+/// See there.
+unsafe fn point(map: &RowMap, narrow: bool, base: *const u8, first: usize, to: &mut [*const u8]) {
+    let (n, to) = (to.len(), to.as_mut_ptr());
+    // SAFETY: by the caller's contract.
+    unsafe {
+        match narrow {
+            true => map.point(base.cast::<half::bf16>(), first, n, to.cast()),
+            false => map.point(base.cast::<f32>(), first, n, to.cast()),
+        }
+    }
+}
+
+/// Where finished sums go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// C, of `f32`.
+    Wide,
+    /// C, of bf16.
+    Narrow,
+    /// Their own place.
+    Sums,
+}
+
+/// `clip(sum + bias + residual)` to its target, unless a sum is not finite.
 struct Emit<'a> {
     groups: &'a [Group],
-    sums: *const f32,
+    sums: *mut f32,
     col: usize,
     cols: usize,
     bias: *const f32,
     clip: Option<(f32, f32)>,
     check: bool,
+    target: Target,
+    narrow_residual: bool,
 }
 
 impl Emit<'_> {
@@ -267,14 +344,15 @@ impl Emit<'_> {
 }
 
 impl Task for Emit<'_> {
-    /// Whether C was written with sums that are finite, as far as that is checked.
+    /// Whether the target was written with sums that are finite, as far as that is checked.
     type Output = bool;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> bool {
         let has_residual = !self.groups[0].residual.iter().all(|p| p.is_null());
-        // A residual may lie in the place of C: then C must be written once only.
-        if self.check && has_residual && !self.finite(s) {
+        // A residual may lie in the place of C, as sums do in their own: then the target must be written once only.
+        let once = has_residual || self.target == Target::Sums;
+        if self.check && once && !self.finite(s) {
             return false;
         }
         let mut totals = [s.zero(); 2];
@@ -298,17 +376,58 @@ impl Task for Emit<'_> {
                         totals[i % 2] = s.add(totals[i % 2], sum);
                         let mut x = s.add(sum, bias);
                         if has_residual {
-                            x = s.add(x, f32::load(s, group.residual[i].add(at), m));
+                            let from = group.residual[i];
+                            x = s.add(
+                                x,
+                                match self.narrow_residual {
+                                    true => half::bf16::load(s, from.cast::<half::bf16>().add(at), m),
+                                    false => f32::load(s, from.cast::<f32>().add(at), m),
+                                },
+                            );
                         }
                         // The operand order lets NaN through.
                         x = s.min(high, s.max(low, x));
-                        f32::store(s, group.c[i].cast_mut().add(at), m, x);
+                        let c = group.c[i].cast_mut();
+                        match self.target {
+                            Target::Wide => f32::store(s, c.cast::<f32>().add(at), m, x),
+                            Target::Narrow => half::bf16::store(s, c.cast::<half::bf16>().add(at), m, x),
+                            Target::Sums => s.store(sums.add(i * COLS + j), x),
+                        }
                     }
                 }
                 j += S::LANES;
             }
         }
         let total = s.add(totals[0], totals[1]);
-        !self.check || has_residual || !s.any(s.is_nan(s.sub(total, total)))
+        !self.check || once || !s.any(s.is_nan(s.sub(total, total)))
+    }
+}
+
+/// Finished sums to C, of bf16.
+struct Narrow<'a> {
+    groups: &'a [Group],
+    sums: *const f32,
+    col: usize,
+    cols: usize,
+}
+
+impl Task for Narrow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (g, group) in self.groups.iter().enumerate() {
+            for i in (0..group.segment.rows).filter(|i| !group.c[*i].is_null()) {
+                let from = self.sums.wrapping_add((g * ROWS + i) * COLS);
+                let to = group.c[i].cast_mut().cast::<half::bf16>().wrapping_add(self.col);
+                for j in (0..self.cols).step_by(S::LANES) {
+                    // SAFETY: rows of COLS sums; C has the columns.
+                    unsafe {
+                        let m = S::LANES.min(self.cols - j);
+                        half::bf16::store(s, to.add(j), m, s.load(from.add(j)));
+                    }
+                }
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::few::FewRows;
 use super::source::{Kind, Source};
 use super::split::{self, PackPanel};
-use super::sweep::{Group, TileSweep};
+use super::sweep::{Group, TileSweep, size};
 use super::tile::{Products, ROWS, Tiles};
 use super::transposed::TransposedTactic;
 use super::weights::{self, FEW_CHANNELS, Weights};
@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-/// `Op::MatMul` and `Op::Conv` of `f32`.
+/// `Op::MatMul` and `Op::Conv` of `f32`; one product also takes operands of bf16, and stores bf16.
 pub(super) struct TileTactic<T> {
     id: &'static str,
     products: Products,
@@ -66,20 +66,20 @@ struct Dynamic {
 }
 
 impl<T: Tiles + 'static> TileTactic<T> {
-    fn source(&self, g: &Geometry, channels: usize) -> Source {
+    fn source(&self, g: &Geometry, channels: usize, narrow: bool) -> Source {
         if channels < FEW_CHANNELS && g.taps() > 1 {
-            return Source::new(Kind::Windows(*g), self.products, channels);
+            return Source::new(Kind::Windows(*g), self.products, channels, narrow);
         }
         if g.taps() == 1 && g.is_inside() {
             let dims = (0..3).map(|d| (g.output[d], g.input_stride[d] * g.stride[d] as isize));
             if let Some(rows) = RowMap::new(std::iter::once((g.batch, g.batch_stride)).chain(dims)) {
-                return Source::new(Kind::Rows { rows, step: 1 }, self.products, channels);
+                return Source::new(Kind::Rows { rows, step: 1 }, self.products, channels, narrow);
             }
         }
         if channels < FEW_CHANNELS {
-            return Source::new(Kind::Windows(*g), self.products, channels);
+            return Source::new(Kind::Windows(*g), self.products, channels, narrow);
         }
-        Source::new(Kind::Image(*g), self.products, channels)
+        Source::new(Kind::Image(*g), self.products, channels, narrow)
     }
 
     fn kernel(
@@ -104,7 +104,16 @@ impl<T: Tiles + 'static> TileTactic<T> {
         let step = if source.unit == 1 { 2 * ROWS } else { 1 };
         let grid = Grid::new(units, panels, step, tasks.div_ceil(batch * groups));
         let isa = crate::Isa::best_within(Some(p.isa));
-        let sweep = TileSweep { source, products: self.products, n: weights.n, out: out_rows, residual, isa };
+        let sweep = TileSweep {
+            source,
+            products: self.products,
+            n: weights.n,
+            out: out_rows,
+            residual,
+            narrow: p.outputs[0].dtype == DType::BF16,
+            narrow_residual: finisher.narrow_residual(),
+            isa,
+        };
         let scratch = finisher.scratch_bytes().next_multiple_of(64) + sweep.scratch_bytes();
         let mut phases = SmallVec::new();
         if dynamic.is_some() {
@@ -135,16 +144,12 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
         if !matches!(p.op, Op::MatMul(_) | Op::Conv(_)) {
             return Err(Reject::new("neither a matrix product nor a convolution"));
         }
-        if p.precision != self.products.precision() {
-            return Err(Reject(format!("for precision {}", self.products.precision())));
-        }
         if !T::available(p.isa) {
             return Err(Reject::new("needs AMX"));
         }
         let out = &p.outputs[0];
-        if out.dtype != DType::F32 || p.inputs[..2].iter().any(|o| o.desc.dtype != DType::F32) {
-            return Err(Reject::new("another type"));
-        }
+        self.products.takes(p)?;
+        let narrow = p.inputs[0].desc.dtype == DType::BF16;
         if out.count() == 0 {
             return Err(Reject::new("no result"));
         }
@@ -173,8 +178,8 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
                 if batch > 1 && matrices.stride() == Some(0) {
                     (units, batch, map) = (units * batch, 1, RowMap::uniform(1, 0));
                 }
-                let source = Source::new(Kind::Rows { rows, step: left.col }, self.products, weights.k);
-                let finisher = Finisher::new(&op.epilogue, p.inputs, 2, out, p.isa)?;
+                let source = Source::new(Kind::Rows { rows, step: left.col }, self.products, weights.k, narrow);
+                let finisher = Finisher::storing(&op.epilogue, p.inputs, 2, out, p.isa, &[])?;
                 let dynamic = (!constant).then_some(Dynamic { offsets, row: right.row, col: right.col });
                 if units < FEWEST_ROWS {
                     return Err(Reject::new("too few rows for tiles"));
@@ -191,9 +196,9 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
                 if op.groups > 1 && (channels < FEW_CHANNELS || weights.n < 8) {
                     return Err(Reject::new("groups of few channels"));
                 }
-                let source = self.source(&g, channels);
+                let source = self.source(&g, channels, narrow);
                 let units = g.pixels() / source.unit;
-                let finisher = Finisher::new(&op.epilogue, p.inputs, 2, out, p.isa)?;
+                let finisher = Finisher::storing(&op.epilogue, p.inputs, 2, out, p.isa, &[])?;
                 let map = RowMap::uniform(op.groups, 1);
                 self.kernel(p, weights, source, finisher, op.groups, map, 1, units, None)
             }
@@ -212,7 +217,13 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
         let work = rows * k * n / (speed * (0.3 + 0.7 * height));
         let bytes = w.bytes(self.products) as f64;
         let traffic = bytes / 15.0;
-        let staged = rows * (w.k * if matches!(source.kind, Kind::Windows(_)) { 2 } else { 1 }) as f64;
+        let passes = match source.kind {
+            _ if source.direct => 0.0,
+            Kind::Windows(_) => 2.0,
+            _ if source.narrow => 0.5,
+            _ => 1.0,
+        };
+        let staged = rows * w.k as f64 * passes;
         let pack = if kernel.dynamic.is_some() { bytes } else { 0.0 };
         let post = rows * w.n as f64 * (0.2 + kernel.finisher.cost_per_element());
         let threads = p.threads.min(kernel.phases.iter().copied().max().unwrap_or(1)).max(1) as f64;
@@ -227,7 +238,7 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
     }
 
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
@@ -259,11 +270,17 @@ impl<T: Tiles> TileKernel<T> {
             let (product, panel) = (i / panels, i % panels);
             // SAFETY: B has a matrix there, and the workspace room for all of them.
             unsafe {
-                let from = args.inputs[1].cast::<f32>().offset(dynamic.offsets.offset(product));
+                let offset = dynamic.offsets.offset(product);
                 let to = args.workspace.add(i * panel_bytes);
                 let Dynamic { row, col, .. } = *dynamic;
-                let pack = PackPanel { products, from, row, col, taps: 1, k: w.k, n: w.n, panel, to };
-                dispatch(self.sweep.isa, pack);
+                let (taps, k, n) = (1, w.k, w.n);
+                if self.sweep.source.narrow {
+                    let from = args.inputs[1].cast::<half::bf16>().offset(offset);
+                    dispatch(self.sweep.isa, PackPanel { products, from, row, col, taps, k, n, panel, to });
+                } else {
+                    let from = args.inputs[1].cast::<f32>().offset(offset);
+                    dispatch(self.sweep.isa, PackPanel { products, from, row, col, taps, k, n, panel, to });
+                }
             }
         }
     }
@@ -311,8 +328,8 @@ impl<T: Tiles> Kernel for TileKernel<T> {
             };
             let col = group * self.weights.n;
             let channels = if self.groups > 1 { group * self.sweep.source.run } else { 0 };
-            let a = args.inputs[0].cast::<f32>().wrapping_add(channels);
-            let c = args.outputs[0].cast::<f32>().wrapping_add(col);
+            let a = args.inputs[0].wrapping_add(channels * size(self.sweep.source.narrow));
+            let c = args.outputs[0].wrapping_add(col * size(self.sweep.narrow));
             let room = args.scratch.add(self.finisher.scratch_bytes().next_multiple_of(64));
             self.finisher.with(args, col, args.scratch, |finish| {
                 with_groups(|groups| self.sweep.run::<T>(a, units, panels, b, c, finish, room, groups));

@@ -7,7 +7,7 @@ use crate::cpu::check::tensor_of;
 use crate::cpu::gemm::check::{Given, Random, check_at, epilogue};
 use crate::{Precision, Tactic};
 use engraft_network::ops::{Conv, ConvTranspose, Epilogue, MatMul, Padding};
-use engraft_network::{DType, Op, Tensor};
+use engraft_network::{DType, Expr, ExprNode, Op, Tensor};
 use proptest::prelude::*;
 
 static THREE: TileTactic<Model> = TileTactic::new("tiles.bf16x3.model", Products::Three, "tiles.bf16x3");
@@ -25,6 +25,61 @@ fn tactics() -> Vec<&'static dyn Tactic> {
     all
 }
 
+/// How operands and results lie in memory.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    matrices: DType,
+    extras: DType,
+    result: DType,
+}
+
+impl Stored {
+    const WIDE: Stored = Stored { matrices: DType::F32, extras: DType::F32, result: DType::F32 };
+
+    /// An epilogue of `f32` for a product that is stored so.
+    fn epilogue(self, bias: bool, post: Option<Expr>, extras: usize) -> Epilogue {
+        let mut post = post.unwrap_or_else(|| {
+            let mut sums = Expr::new();
+            sums.push(ExprNode::Input(0));
+            sums
+        });
+        let mut narrow = vec![self.matrices != DType::F32];
+        narrow.resize(1 + extras, self.extras != DType::F32);
+        post = post.converting(&narrow, DType::F32);
+        if self.result != DType::F32 {
+            let last = post.nodes().len() as u16 - 1;
+            post.push(ExprNode::Cast(self.result, last));
+        }
+        Epilogue { bias, post: Some(post) }
+    }
+}
+
+fn stored() -> impl Strategy<Value = Stored> {
+    let one = || prop_oneof![Just(DType::F32), Just(DType::BF16)];
+    let any = (one(), one(), one()).prop_map(|(matrices, extras, result)| Stored { matrices, extras, result });
+    prop_oneof![1 => Just(Stored::WIDE), 2 => any]
+}
+
+/// Checks under both precisions, as far as they take what is stored so; how many tactics took it.
+fn check_stored(
+    stored: Stored,
+    op: &Op,
+    given: &[Given],
+    threads: usize,
+    gap: usize,
+) -> Result<(), TestCaseError> {
+    let Stored { matrices, extras, result } = stored;
+    let taken = check(op, given, threads, gap)?;
+    let all = crate::Isa::available().len();
+    let expected = match [matrices, extras, result].contains(&DType::BF16) {
+        // Products of bf16 are taken under any precision.
+        true if matrices == DType::F32 => all,
+        _ => 2 * all,
+    };
+    prop_assert!(taken >= expected, "{} of {:?}", taken, op);
+    Ok(())
+}
+
 /// Checks under both precisions; how many tactics took it.
 fn check(op: &Op, given: &[Given], threads: usize, gap: usize) -> Result<usize, TestCaseError> {
     let tactics = tactics();
@@ -38,23 +93,22 @@ proptest! {
     #[test]
     fn products(m in 4usize..75, n in 1usize..70, k in prop_oneof![1usize..40, 1usize..150], batch in 1usize..3,
                 shared: bool, trans_a: bool, trans_b: bool, constant: bool, gap in 0usize..3, which in 0usize..40,
-                bias: bool, threads in 1usize..4, seed: u64) {
+                bias: bool, stored in stored(), threads in 1usize..4, seed: u64) {
         let mut r = Random(seed | 1);
         let (a, b) = (if trans_a { [batch, k, m] } else { [batch, m, k] }, if trans_b { [n, k] } else { [k, n] });
         let b: Vec<usize> = if shared { b.to_vec() } else { vec![batch, b[0], b[1]] };
         let out = [batch, m, n];
         let (post, shapes) = epilogue(which, DType::F32, &out);
-        let op = Op::from(MatMul { trans_a, trans_b, epilogue: Epilogue { bias, post } });
+        let op = Op::from(MatMul { trans_a, trans_b, epilogue: stored.epilogue(bias, post, shapes.len()) });
         let mut given = vec![
-            Given { gap, ..Given::new(r.tensor(DType::F32, &a)) },
-            Given { constant, gap: if constant { 0 } else { gap }, ..Given::new(r.tensor(DType::F32, &b)) },
+            Given { gap, ..Given::new(r.tensor(stored.matrices, &a)) },
+            Given { constant, gap: if constant { 0 } else { gap }, ..Given::new(r.tensor(stored.matrices, &b)) },
         ];
         if bias {
             given.push(Given::new(r.tensor(DType::F32, &[n])));
         }
-        given.extend(shapes.iter().map(|s| Given::new(r.tensor(DType::F32, s))));
-        let taken = check(&op, &given, threads, gap)?;
-        prop_assert!(taken >= 2 * crate::Isa::available().len(), "{} of {:?}", taken, op);
+        given.extend(shapes.iter().map(|s| Given::new(r.tensor(stored.extras, s))));
+        check_stored(stored, &op, &given, threads, gap)?;
     }
 
     #[test]
@@ -86,15 +140,15 @@ proptest! {
                     size in prop::array::uniform3(1usize..22), kernel in prop::array::uniform3(1usize..4),
                     stride in prop::array::uniform3(1usize..3), dilation in prop::array::uniform3(1usize..3),
                     begin in prop::array::uniform3(0usize..3), end in prop::array::uniform3(0usize..3),
-                    which in 0usize..40, bias: bool, threads in 1usize..4, seed: u64) {
+                    which in 0usize..40, bias: bool, stored in stored(), threads in 1usize..4, seed: u64) {
         let (channels, outputs) = if groups > 1 { (channels.max(16), outputs.max(8)) } else { (channels, outputs) };
         let sizes: Vec<usize> = (0..spatial).map(|i| {
             let reach = (kernel[i] - 1) * dilation[i] + 1;
             size[i].min([22, 13, 6][spatial - 1]).max(reach)
         }).collect();
         let mut r = Random(seed | 1);
-        let x = r.tensor(DType::F32, &[&[batch], &sizes[..], &[channels * groups]].concat());
-        let w = r.tensor(DType::F32, &[&kernel[..spatial], &[channels, outputs * groups]].concat());
+        let x = r.tensor(stored.matrices, &[&[batch], &sizes[..], &[channels * groups]].concat());
+        let w = r.tensor(stored.matrices, &[&kernel[..spatial], &[channels, outputs * groups]].concat());
         let plain = Conv {
             strides: stride[..spatial].to_vec(),
             dilations: dilation[..spatial].to_vec(),
@@ -104,14 +158,13 @@ proptest! {
         };
         let out = Op::from(plain.clone()).eval(&[x.clone(), w.clone()], &[]).unwrap()[0].shape().to_vec();
         let (post, shapes) = epilogue(which, DType::F32, &out);
-        let op = Op::from(Conv { epilogue: Epilogue { bias, post }, ..plain });
+        let op = Op::from(Conv { epilogue: stored.epilogue(bias, post, shapes.len()), ..plain });
         let mut given = vec![Given::new(x), Given { constant: true, ..Given::new(w) }];
         if bias {
             given.push(Given::new(r.tensor(DType::F32, &out[out.len() - 1..])));
         }
-        given.extend(shapes.iter().map(|s| Given::new(r.tensor(DType::F32, s))));
-        let taken = check(&op, &given, threads, 0)?;
-        prop_assert!(taken >= 2 * crate::Isa::available().len(), "{} of {:?}", taken, op);
+        given.extend(shapes.iter().map(|s| Given::new(r.tensor(stored.extras, s))));
+        check_stored(stored, &op, &given, threads, 0)?;
     }
 
     #[test]

@@ -27,6 +27,21 @@ impl Products {
         }
     }
 
+    /// Errors unless they are right for the matrices' types, the result's and the precision: `f32` at the precision that asks
+    /// for them; one product is exact for bf16, under any precision, and stores either.
+    pub(super) fn takes(self, p: &Problem<'_>) -> Result<(), Reject> {
+        let read = p.inputs[0].desc.dtype;
+        let one = self == Products::One;
+        let known = |t: DType| t == DType::F32 || one && t == DType::BF16;
+        if !known(read) || !known(p.outputs[0].dtype) || p.inputs[1].desc.dtype != read {
+            return Err(Reject::new("another type"));
+        }
+        if read == DType::F32 && p.precision != self.precision() {
+            return Err(Reject(format!("for precision {}", self.precision())));
+        }
+        Ok(())
+    }
+
     /// Multiply-adds per nanosecond of a product, and nanoseconds to split a value, where two threads share a unit: a faster
     /// one is found by timing.
     pub const fn costs(self) -> (f64, f64) {

@@ -3,7 +3,7 @@
 
 use super::source::{Kind, Source};
 use super::split::{self, PackPanel};
-use super::sweep::TileSweep;
+use super::sweep::{TileSweep, size};
 use super::tactic::with_groups;
 use super::tile::{COLS, Products, ROWS, STEP, Tiles};
 use super::weights::FEW_CHANNELS;
@@ -13,6 +13,7 @@ use crate::cpu::gemm::epilogue::{Finisher, dense_window};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Grid, tasks_for};
 use crate::cpu::simd::dispatch;
+use crate::cpu::storage::Storage;
 use crate::tactic::Build;
 use crate::{Args, Fit, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::ops::ConvTranspose;
@@ -20,7 +21,7 @@ use engraft_network::{DType, Op};
 use smallvec::SmallVec;
 use std::marker::PhantomData;
 
-/// `Op::ConvTranspose` of `f32`.
+/// `Op::ConvTranspose` of `f32`; one product also takes operands of bf16, and stores bf16.
 pub(super) struct TransposedTactic<T> {
     id: &'static str,
     products: Products,
@@ -71,15 +72,10 @@ impl<T: Tiles + 'static> TransposedTactic<T> {
 
     fn op<'a>(&self, p: &'a Problem<'_>) -> Result<&'a ConvTranspose, Reject> {
         let Op::ConvTranspose(op) = p.op else { return Err(Reject::new("not a transposed convolution")) };
-        if p.precision != self.products.precision() {
-            return Err(Reject(format!("for precision {}", self.products.precision())));
-        }
         if !T::available(p.isa) {
             return Err(Reject::new("needs AMX"));
         }
-        if p.outputs[0].dtype != DType::F32 || p.inputs[..2].iter().any(|o| o.desc.dtype != DType::F32) {
-            return Err(Reject::new("another type"));
-        }
+        self.products.takes(p)?;
         Ok(op)
     }
 }
@@ -126,10 +122,12 @@ impl<T: Tiles + 'static> Build for TransposedTactic<T> {
                 return Err(Reject::new("outputs that no input reaches"));
             }
             let count = spatial.count(classes, start);
-            let (source, input) = source(self.products, classes.channels, spatial, x.shape[0], count, &axes)?;
+            let narrow = x.dtype == DType::BF16;
+            let how = (self.products, narrow);
+            let (source, input) = source(how, classes.channels, spatial, x.shape[0], count, &axes)?;
             let windows = spatial.windows(classes, x.shape[0], start);
             let (rows, offset) = dense_window(out, &windows)?;
-            let finisher = Finisher::windowed(&op.epilogue, p.inputs, 2, out, p.isa, &windows)?;
+            let finisher = Finisher::storing(&op.epilogue, p.inputs, 2, out, p.isa, &windows)?;
             let residual = finisher.residual_rows(rows);
             let units = rows.rows() / source.unit;
             let step = if source.unit == 1 { 2 * ROWS } else { 1 };
@@ -141,7 +139,16 @@ impl<T: Tiles + 'static> Build for TransposedTactic<T> {
                 units,
                 grid: Grid::new(units, panels, step, each),
                 first_task: tasks,
-                sweep: TileSweep { source, products: self.products, n: classes.n, out: rows, residual, isa },
+                sweep: TileSweep {
+                    source,
+                    products: self.products,
+                    n: classes.n,
+                    out: rows,
+                    residual,
+                    narrow: out.dtype == DType::BF16,
+                    narrow_residual: finisher.narrow_residual(),
+                    isa,
+                },
                 finisher,
             };
             tasks += pass.grid.tasks() * classes.groups;
@@ -195,7 +202,7 @@ impl Axis {
 
 /// The rows of a class, and where the first begins in the input.
 fn source(
-    products: Products,
+    (products, narrow): (Products, bool),
     channels: usize,
     spatial: &Spatial,
     batch: usize,
@@ -208,7 +215,7 @@ fn source(
         let dims = (0..3).map(|d| (count[d], spatial.input_stride[d]));
         if let Some(rows) = RowMap::new(std::iter::once((batch, spatial.batch_stride)).chain(dims)) {
             let first = (0..3).map(|d| axes[d].first * spatial.input_stride[d]).sum();
-            return Ok((Source::new(Kind::Rows { rows, step: 1 }, products, channels), first));
+            return Ok((Source::new(Kind::Rows { rows, step: 1 }, products, channels, narrow), first));
         }
     }
     let geometry = Geometry {
@@ -223,7 +230,7 @@ fn source(
         batch_stride: spatial.batch_stride,
         input_stride: spatial.input_stride,
     };
-    Ok((Source::new(Kind::Image(geometry), products, channels), 0))
+    Ok((Source::new(Kind::Image(geometry), products, channels, narrow), 0))
 }
 
 impl<T: Tiles + 'static> Tactic for TransposedTactic<T> {
@@ -245,9 +252,19 @@ impl<T: Tiles + 'static> Tactic for TransposedTactic<T> {
         let (Op::ConvTranspose(op), Some(tensor)) = (p.op, p.inputs[input].constant) else { return };
         let Ok(classes) = Classes::new(op, tensor.shape()) else { return };
         assert_eq!(out.len(), self.packed_bytes(p, input), "packed operand of another size");
-        let values: &[f32] = bytemuck::cast_slice(tensor.bytes());
+        match tensor.dtype() {
+            DType::BF16 => self.pack_values::<half::bf16>(p, &classes, bytemuck::cast_slice(tensor.bytes()), out),
+            _ => self.pack_values::<f32>(p, &classes, bytemuck::cast_slice(tensor.bytes()), out),
+        }
+    }
+
+    crate::tactic::built!();
+}
+
+impl<T> TransposedTactic<T> {
+    fn pack_values<E: Storage>(&self, p: &Problem<'_>, classes: &Classes, values: &[E], out: &mut [u8]) {
         let (products, k, n) = (self.products, classes.channels, classes.n);
-        let (starts, group_bytes) = class_bytes(&classes, products);
+        let (starts, group_bytes) = class_bytes(classes, products);
         let tap_bytes = split::steps(k) * products.panel_bytes();
         for (group, out) in out.chunks_exact_mut(group_bytes.max(1)).enumerate() {
             for (class, start) in starts.iter().enumerate() {
@@ -266,8 +283,6 @@ impl<T: Tiles + 'static> Tactic for TransposedTactic<T> {
             }
         }
     }
-
-    crate::tactic::built!();
 }
 
 impl Pass {
@@ -294,9 +309,12 @@ impl<T: Tiles> Kernel for TransposedKernel<T> {
         let (channels, n) = (self.classes.channels, self.classes.n);
         // SAFETY: operands are as the problem said; scratch was sized for every pass.
         unsafe {
-            let a = args.inputs[0].cast::<f32>().wrapping_offset(pass.input).wrapping_add(group * channels);
+            let place = |offset: isize, narrow| offset * size(narrow) as isize;
+            let a = pass.input + (group * channels) as isize;
+            let a = args.inputs[0].wrapping_offset(place(a, pass.sweep.source.narrow));
             let b = args.inputs[1].add(group * self.group_bytes + pass.weights);
-            let c = args.outputs[0].cast::<f32>().wrapping_offset(pass.out).wrapping_add(group * n);
+            let c = pass.out + (group * n) as isize;
+            let c = args.outputs[0].wrapping_offset(place(c, pass.sweep.narrow));
             let room = args.scratch.add(pass.room());
             pass.finisher.with(args, group * n, args.scratch, |finish| {
                 with_groups(|groups| pass.sweep.run::<T>(a, units, panels, b, c, finish, room, groups));

@@ -4,8 +4,9 @@ use super::split::{self, PackPanel};
 use super::tile::Products;
 use crate::cpu::gemm::matmul::Operand2;
 use crate::cpu::simd::dispatch;
+use crate::cpu::storage::Storage;
 use crate::{Problem, Reject, TensorDesc};
-use engraft_network::Op;
+use engraft_network::{DType, Op, Tensor};
 
 /// Fewer channels than this are taken window by window.
 pub(super) const FEW_CHANNELS: usize = 16;
@@ -51,7 +52,22 @@ impl Weights {
 pub(super) fn pack(products: Products, p: &Problem<'_>, input: usize, out: &mut [u8]) {
     let (Ok(w), Some(tensor)) = (Weights::new(p), p.inputs[input].constant) else { return };
     assert_eq!(out.len(), w.bytes(products), "packed operand of another size");
-    let values: &[f32] = bytemuck::cast_slice(tensor.bytes());
+    match tensor.dtype() {
+        DType::BF16 => {
+            pack_values::<half::bf16>(products, p, w, tensor, bytemuck::cast_slice(tensor.bytes()), out);
+        }
+        _ => pack_values::<f32>(products, p, w, tensor, bytemuck::cast_slice(tensor.bytes()), out),
+    }
+}
+
+fn pack_values<T: Storage>(
+    products: Products,
+    p: &Problem<'_>,
+    w: Weights,
+    tensor: &Tensor,
+    values: &[T],
+    out: &mut [u8],
+) {
     let (row, col, matrix) = match p.op {
         Op::MatMul(op) => {
             let desc = TensorDesc::dense(tensor.dtype(), tensor.shape());

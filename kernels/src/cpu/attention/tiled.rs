@@ -7,10 +7,11 @@ use crate::cpu::amx::split::{self, SplitRow, put_split};
 use crate::cpu::amx::tile::{COLS, Products, ROWS, STEP};
 use crate::cpu::movement::transpose;
 use crate::cpu::simd::{Simd, Task};
+use crate::cpu::storage::Storage;
 
 /// Where the unit leaves scores and sums, in panels, and finds weights, in split form.
 #[derive(Clone, Copy)]
-pub(super) struct Tiled<'a> {
+pub(super) struct Tiled<'a, E> {
     pub shape: &'a Shape,
     pub products: Products,
     /// Panels of keys.
@@ -24,10 +25,10 @@ pub(super) struct Tiled<'a> {
     /// Queries as they were before they were split, and the block's keys.
     pub plain: *const f32,
     pub pitch: usize,
-    pub k: *const f32,
+    pub k: *const E,
 }
 
-impl Tiled<'_> {
+impl<E> Tiled<'_, E> {
     /// The upper part of the weight of row `i` and key `j`.
     #[inline(always)]
     pub fn weight(&self, i: usize, j: usize) -> *mut u8 {
@@ -36,7 +37,7 @@ impl Tiled<'_> {
     }
 }
 
-impl Block for Tiled<'_> {
+impl<E: Storage> Block for Tiled<'_, E> {
     const CHECKED: bool = true;
 
     #[inline(always)]
@@ -52,7 +53,7 @@ impl Block for Tiled<'_> {
             for c in 0..self.shape.d {
                 // SAFETY: by the caller's contract.
                 unsafe {
-                    let key = *self.k.offset(j as isize * row + c as isize * col);
+                    let key = (*self.k.offset(j as isize * row + c as isize * col)).widen();
                     sum = self.plain.add(i * self.pitch + c).read().mul_add(key, sum);
                 }
             }
@@ -114,17 +115,17 @@ impl Task for SplitRows {
 
 /// Packs up to [`COLS`] keys of consecutive columns as a panel: a tile of the second operand holds pairs of columns of a
 /// split key as one word, so that it is the transpose of split rows.
-pub(super) struct PackKeys<'a> {
+pub(super) struct PackKeys<'a, E> {
     pub shape: &'a Shape,
     pub products: Products,
-    pub from: *const f32,
+    pub from: *const E,
     pub keys: usize,
     /// Room for a tile of split rows.
     pub staged: *mut u8,
     pub to: *mut u8,
 }
 
-impl Task for PackKeys<'_> {
+impl<E: Storage> Task for PackKeys<'_, E> {
     type Output = ();
 
     #[inline(always)]

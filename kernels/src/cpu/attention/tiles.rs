@@ -11,6 +11,7 @@ use crate::cpu::amx::split::{self, PackPanel};
 use crate::cpu::amx::tile::{AHEAD, COLS, Products, ROWS, STEP, Tiles};
 use crate::cpu::pointwise::share;
 use crate::cpu::simd::dispatch;
+use crate::cpu::storage::Storage;
 use crate::tactic::Build;
 use crate::{Args, Fit, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::{DType, Op};
@@ -18,7 +19,7 @@ use smallvec::SmallVec;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Attention of `f32` operands at any strides.
+/// Attention of `f32` operands at any strides; one product also takes operands of bf16.
 pub(super) struct TileAttention<T> {
     id: &'static str,
     products: Products,
@@ -92,15 +93,16 @@ impl<T: Tiles + 'static> Build for TileAttention<T> {
 
     fn build(&self, p: &Problem<'_>) -> Result<TileKernel<T>, Reject> {
         let Op::Attention(op) = p.op else { return Err(Reject::new("not attention")) };
-        if p.precision != self.products.precision() {
-            return Err(Reject(format!("for precision {}", self.products.precision())));
-        }
         if !T::available(p.isa) {
             return Err(Reject::new("needs AMX"));
         }
         let shape = Shape::new(op, p)?;
-        if shape.dtype != DType::F32 {
-            return Err(Reject(format!("attention of {}", shape.dtype)));
+        match shape.dtype {
+            // Products of bf16 are exact under any precision.
+            DType::BF16 if self.products == Products::One => {}
+            DType::F32 if p.precision == self.products.precision() => {}
+            DType::F32 => return Err(Reject(format!("for precision {}", self.products.precision()))),
+            other => return Err(Reject(format!("attention of {other}"))),
         }
         if shape.batch * shape.keys * shape.d * shape.dv == 0 {
             return Err(Reject::new("an empty sum"));
@@ -207,7 +209,14 @@ impl<T: Tiles> TileKernel<T> {
     ///
     /// # Safety
     /// The operands are those of a team, `packed` has room for it, `staged` for a tile of split rows.
-    unsafe fn pack(&self, k: *const f32, v: *const f32, panel: usize, staged: *mut u8, packed: *mut u8) {
+    unsafe fn pack<E: Storage>(
+        &self,
+        k: *const E,
+        v: *const E,
+        panel: usize,
+        staged: *mut u8,
+        packed: *mut u8,
+    ) {
         let (shape, products) = (&self.shape, self.products);
         let first = panel * COLS;
         let keys = COLS.min(shape.keys - first);
@@ -245,12 +254,12 @@ impl<T: Tiles> TileKernel<T> {
     ///
     /// # Safety
     /// See [`Kernel::run`]; the unit is available.
-    unsafe fn part(&self, team: usize, rows: Range<usize>, args: &Args<'_>) {
+    unsafe fn part<E: Storage>(&self, team: usize, rows: Range<usize>, args: &Args<'_>) {
         let (shape, layout) = (&self.shape, &self.layout);
         let (b, g) = (team / shape.groups, team % shape.groups);
         let at = |offset: usize| args.scratch.wrapping_add(offset);
         // SAFETY: by the caller's contract.
-        let Operands { q, k, v, out, mask } = unsafe { shape.operands::<f32>(b, g, args) };
+        let Operands { q, k, v, out, mask } = unsafe { shape.operands::<E>(b, g, args) };
         let packed = if self.shared {
             args.workspace.wrapping_add(team * (self.key_bytes() + self.value_bytes()))
         } else {
@@ -309,7 +318,7 @@ impl<T: Tiles> TileKernel<T> {
                 // SAFETY: the block's keys exist and are packed, the scratch has room for its scores.
                 unsafe {
                     self.scores(&mut tiles, pairs, first..first + count, packed, args.scratch);
-                    let weigh = Weigh::<f32, _> {
+                    let weigh = Weigh::<E, _> {
                         shape,
                         mask,
                         rows: states,
@@ -377,14 +386,14 @@ impl<T: Tiles> TileKernel<T> {
     ///
     /// # Safety
     /// Weights and values are there, and the unit is configured for the rows.
-    unsafe fn values(
+    unsafe fn values<E: Storage>(
         &self,
         tiles: &mut T,
-        block: &Tiled<'_>,
+        block: &Tiled<'_, E>,
         rows: usize,
         first: usize,
         packed: *const u8,
-        v: *const f32,
+        v: *const E,
         scratch: *mut u8,
     ) {
         let (shape, stride) = (&self.shape, block.weight_stride);
@@ -425,14 +434,14 @@ impl<T: Tiles> TileKernel<T> {
     /// See [`TileKernel::values`]; `v` are the block's values, `to` the sums of `rows` rows from `row` on and [`COLS`] columns
     /// from `column` on.
     #[cold]
-    unsafe fn add_seen(
+    unsafe fn add_seen<E: Storage>(
         &self,
-        block: &Tiled<'_>,
+        block: &Tiled<'_, E>,
         row: usize,
         rows: usize,
         keys: usize,
         column: usize,
-        v: *const f32,
+        v: *const E,
         to: *mut f32,
     ) {
         let part = |p: *const u8, i: usize| {
@@ -456,7 +465,7 @@ impl<T: Tiles> TileKernel<T> {
                         // SAFETY: the key and the column exist.
                         let value =
                             unsafe { *v.offset(j as isize * by_key + (column + c) as isize * by_column) };
-                        *sum += weight * value;
+                        *sum += weight * value.widen();
                     }
                 }
             }
@@ -479,6 +488,23 @@ impl<T: Tiles> Kernel for TileKernel<T> {
     }
 
     unsafe fn run(&self, phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.shape.dtype {
+                DType::BF16 => self.task::<half::bf16>(phase, task, args),
+                _ => self.task::<f32>(phase, task, args),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<T: Tiles> TileKernel<T> {
+    /// [`Kernel::run`] for operands of type `E`.
+    ///
+    /// # Safety
+    /// See there.
+    unsafe fn task<E: Storage>(&self, phase: usize, task: usize, args: &Args<'_>) {
         let shape = &self.shape;
         if self.shared && phase == 0 {
             let units = shape.batch * shape.groups * self.panels;
@@ -488,18 +514,17 @@ impl<T: Tiles> Kernel for TileKernel<T> {
                 // SAFETY: by the caller's contract; the workspace has room for every team.
                 unsafe {
                     let Operands { k, v, .. } =
-                        shape.operands::<f32>(team / shape.groups, team % shape.groups, args);
+                        shape.operands::<E>(team / shape.groups, team % shape.groups, args);
                     let to = args.workspace.add(team * (self.key_bytes() + self.value_bytes()));
                     self.pack(k, v, panel, args.scratch.add(self.layout.staged), to);
                 }
             }
-            return Ok(());
+            return;
         }
         let (team, split) = (task / self.splits, task % self.splits);
         // Splits are cut at blocks.
         let (first, last) = share(shape.team().div_ceil(BLOCK), self.splits, split);
         // SAFETY: by the caller's contract; the tactic takes nothing where the unit is not available.
-        unsafe { self.part(team, first * BLOCK..(last * BLOCK).min(shape.team()), args) };
-        Ok(())
+        unsafe { self.part::<E>(team, first * BLOCK..(last * BLOCK).min(shape.team()), args) };
     }
 }

@@ -4,6 +4,7 @@ use super::epilogue::{Extra, Finisher, Number};
 use super::sweep::Post;
 use crate::cpu::math;
 use crate::cpu::simd::{Simd, Task, dispatch};
+use crate::cpu::storage::Storage;
 use engraft_network::{BinaryOp, Expr, ExprNode, UnaryOp};
 use smallvec::SmallVec;
 
@@ -155,11 +156,11 @@ impl<E> Task for Block<'_, E> {
         if self.extras.is_empty() {
             return self.map(s, Steps(self.steps));
         }
-        let mut rows: SmallVec<[*const f32; 4]> = SmallVec::from_elem(std::ptr::null(), self.extras.len());
+        let mut rows: SmallVec<[*const u8; 4]> = SmallVec::from_elem(std::ptr::null(), self.extras.len());
         for i in 0..self.c.len() {
             for ((p, extra), base) in rows.iter_mut().zip(self.extras).zip(self.bases) {
                 let at = extra.rows.offset(self.row + i) + self.col as isize * extra.col;
-                *p = base.wrapping_offset(at).cast();
+                *p = base.cast::<u8>().wrapping_offset(at * extra.size as isize);
             }
             let c = self.c[i].cast::<f32>().wrapping_add(self.col);
             for at in (0..self.cols).step_by(S::LANES) {
@@ -191,21 +192,36 @@ unsafe fn store<S: Simd>(s: S, p: *mut f32, n: usize, v: S::F) {
     unsafe { if n == S::LANES { s.store(p, v) } else { s.store_n(p, n, v) } }
 }
 
+/// `n` elements from the `at`-th of a row on; its only one where `col` is 0.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+unsafe fn operand<S: Simd, T: Storage>(s: S, row: *const T, col: isize, at: usize, n: usize) -> S::F {
+    // SAFETY: by the caller's contract.
+    unsafe { if col == 0 { s.splat((*row).widen()) } else { T::load(s, row.wrapping_add(at), n) } }
+}
+
 impl<E> Block<'_, E> {
     /// All steps on the vector of `n` columns from `at` on; `rows` holds the extras' rows.
     ///
     /// # Safety
     /// Extras are readable there.
     #[inline(always)]
-    unsafe fn steps<S: Simd>(&self, s: S, mut v: S::F, rows: &[*const f32], at: usize, n: usize) -> S::F {
-        let mut extra = 0;
+    unsafe fn steps<S: Simd>(&self, s: S, mut v: S::F, rows: &[*const u8], at: usize, n: usize) -> S::F {
+        let mut next = 0;
         for step in self.steps {
             v = match *step {
                 Step::Extra { op, reversed, .. } => {
-                    let (p, col) = (rows[extra], self.extras[extra].col);
-                    extra += 1;
+                    let (p, extra) = (rows[next], &self.extras[next]);
+                    next += 1;
                     // SAFETY: by the caller's contract.
-                    let w = unsafe { if col == 0 { s.splat(*p) } else { load(s, p.wrapping_add(at), n) } };
+                    let w = unsafe {
+                        match extra.narrow {
+                            true => operand::<S, half::bf16>(s, p.cast(), extra.col, at, n),
+                            false => operand::<S, f32>(s, p.cast(), extra.col, at, n),
+                        }
+                    };
                     binary(s, op, v, w, reversed)
                 }
                 ref alone => alone.of(s, v),

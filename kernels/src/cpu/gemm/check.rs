@@ -219,7 +219,7 @@ fn compare(
             DType::F32 => (f64::from(bytemuck::pod_read_unaligned::<f32>(at)), tolerance),
             DType::F64 => (bytemuck::pod_read_unaligned::<f64>(at), 1e-12),
             DType::F16 => (bytemuck::pod_read_unaligned::<half::f16>(at).to_f64(), 2e-3),
-            DType::BF16 => (bytemuck::pod_read_unaligned::<half::bf16>(at).to_f64(), 1.6e-2),
+            DType::BF16 => (bytemuck::pod_read_unaligned::<half::bf16>(at).to_f64(), tolerance.max(1.6e-2)),
             t if t.is_int() => {
                 prop_assert_eq!(at, &want.bytes()[i * w..(i + 1) * w], "{} at {}", id, i);
                 continue;

@@ -9,6 +9,7 @@ use super::lanes::Elem;
 use super::rows::RowMap;
 use super::sweep::{Finish, Post};
 use crate::cpu::pointwise::{Program, RowOperand};
+use crate::cpu::widened::expression::widen;
 use crate::{Args, Isa, Operand, Reject, TensorDesc};
 use engraft_network::ops::Epilogue;
 use engraft_network::{BinaryOp, DType, Expr, UnaryOp};
@@ -57,6 +58,8 @@ pub struct Extra {
     pub(super) offset: isize,
     /// Bytes of an element.
     pub(super) size: usize,
+    /// Whether elements are bf16 under an epilogue of `f32`.
+    pub(super) narrow: bool,
 }
 
 /// Every `step`-th position from `start` on, `count` of them, of one axis of a result: what one pass computes.
@@ -144,6 +147,20 @@ impl<E: Number> Finisher<E> {
         isa: Isa,
         windows: &[Window],
     ) -> Result<Self, Reject> {
+        Self::made(epilogue, inputs, first, output, isa, windows, false)
+    }
+
+    /// `narrow`: the result and operands of the epilogue may be bf16 in memory, where `E` is `f32`.
+    fn made(
+        epilogue: &Epilogue,
+        inputs: &[Operand<'_>],
+        first: usize,
+        output: &TensorDesc,
+        isa: Isa,
+        windows: &[Window],
+        narrow: bool,
+    ) -> Result<Self, Reject> {
+        let sums = if narrow { DType::F32 } else { output.dtype };
         let mut finisher = Finisher {
             bias: None,
             residual: None,
@@ -156,22 +173,26 @@ impl<E: Number> Finisher<E> {
         let mut next = first;
         if epilogue.bias {
             let desc = &inputs.get(first).ok_or_else(|| Reject::new("the bias is missing"))?.desc;
-            if desc.dtype != output.dtype || desc.strides.last() != Some(&1) && desc.count() != 1 {
+            if desc.dtype != sums || desc.strides.last() != Some(&1) && desc.count() != 1 {
                 return Err(Reject::new("the bias is not contiguous"));
             }
             finisher.bias = Some(first);
             next += 1;
         }
         let Some(expr) = &epilogue.post else { return Ok(finisher) };
-        let same_types = inputs.get(next..).unwrap_or_default().iter().all(|o| o.desc.dtype == output.dtype);
-        let Some(steps) = chain(expr).filter(|_| same_types) else {
-            return finisher.with_program(expr, inputs, next, output, windows);
+        let extras = inputs.get(next..).unwrap_or_default().iter().map(|o| o.desc.dtype);
+        let types: SmallVec<[DType; 6]> = std::iter::once(inputs[0].desc.dtype).chain(extras).collect();
+        let wide = if narrow { Some(widen(expr, &types, sums)?) } else { None };
+        let expr = wide.as_ref().unwrap_or(expr);
+        let readable = types[1..].iter().all(|t| *t == sums || narrow && *t == DType::BF16);
+        let Some(steps) = chain(expr).filter(|_| readable) else {
+            return finisher.with_program(expr, inputs, next, sums, output, windows);
         };
         for step in &steps {
             let Step::Extra { input, .. } = *step else { continue };
-            let extra = Extra::new(inputs, next + usize::from(input) - 1, output, windows)?;
+            let extra = Extra::new(inputs, next + usize::from(input) - 1, sums, output, windows)?;
             if !matches!(extra.col, 0 | 1) {
-                return finisher.with_program(expr, inputs, next, output, windows);
+                return finisher.with_program(expr, inputs, next, sums, output, windows);
             }
             finisher.extras.push(extra);
         }
@@ -202,32 +223,44 @@ impl<E: Number> Finisher<E> {
         if !rest.is_empty() && (!E::CHAINS || !rest.iter().all(has_vector_form)) {
             (finisher.residual, finisher.clip) = (None, None);
             finisher.extras.clear();
-            return finisher.with_program(expr, inputs, next, output, windows);
+            return finisher.with_program(expr, inputs, next, sums, output, windows);
         }
         finisher.steps = rest.into();
         finisher.extras.drain(..extra);
         Ok(finisher)
     }
 
-    /// Compiles the expression whose operands after the sums start at `next`.
+    /// Whether the residual's rows are of bf16.
+    pub fn narrow_residual(&self) -> bool {
+        self.residual.is_some_and(|extra| extra.narrow)
+    }
+
+    /// Compiles the expression over `sums` whose operands after them start at `next`.
     fn with_program(
         mut self,
         expr: &Expr,
         inputs: &[Operand<'_>],
         next: usize,
+        sums: DType,
         output: &TensorDesc,
         windows: &[Window],
     ) -> Result<Self, Reject> {
         self.extras.clear();
         let mut types: SmallVec<[DType; 4]> = SmallVec::new();
-        types.push(output.dtype);
+        types.push(sums);
         for i in 0..expr.arity().saturating_sub(1) {
-            let extra = Extra::new(inputs, next + i, output, windows)?;
+            let extra = Extra::new(inputs, next + i, sums, output, windows)?;
             types.push(inputs[next + i].desc.dtype);
             self.extras.push(extra);
         }
-        let program = Program::compile(expr, &types[..expr.arity()], self.isa)?;
-        if program.output() != output.dtype || expr.arity() == 0 {
+        let types = &types[..expr.arity()];
+        let narrow: SmallVec<[bool; 6]> =
+            std::iter::once(false).chain(self.extras.iter().map(|extra| extra.narrow)).collect();
+        let program = match narrow.contains(&true) {
+            true => Program::compile(&expr.converting(&narrow, sums), types, self.isa)?,
+            false => Program::compile(expr, types, self.isa)?,
+        };
+        if program.output() != sums || expr.arity() == 0 {
             return Err(Reject::new("the epilogue gives another type"));
         }
         self.program = Some(program);
@@ -303,6 +336,7 @@ impl Extra {
     fn new(
         inputs: &[Operand<'_>],
         input: usize,
+        sums: DType,
         output: &TensorDesc,
         windows: &[Window],
     ) -> Result<Self, Reject> {
@@ -311,7 +345,23 @@ impl Extra {
         if desc.dtype.bits() < 8 {
             return Err(Reject::new("an epilogue operand of 4-bit elements"));
         }
-        Ok(Extra { input, rows, col, offset, size: desc.dtype.bits() / 8 })
+        let narrow = sums == DType::F32 && desc.dtype == DType::BF16;
+        Ok(Extra { input, rows, col, offset, size: desc.dtype.bits() / 8, narrow })
+    }
+}
+
+impl Finisher<f32> {
+    /// [`Finisher::windowed`] for a result and further operands that are `f32` or bf16 in memory; the bias is `f32`. Where
+    /// [`Finisher::narrow_residual`], the residual that [`Finisher::with`] gives points to bf16.
+    pub fn storing(
+        epilogue: &Epilogue,
+        inputs: &[Operand<'_>],
+        first: usize,
+        output: &TensorDesc,
+        isa: Isa,
+        windows: &[Window],
+    ) -> Result<Self, Reject> {
+        Self::made(epilogue, inputs, first, output, isa, windows, true)
     }
 }
 

@@ -5,6 +5,7 @@
 //! low bits are the wrapped result. A signature may mix narrow and wide operands freely. The catalog derives these rows
 //! from the rows that state what they compute in ([`Tactic::computes`]).
 
+pub(crate) mod expression;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,7 @@ mod tests;
 use crate::cpu::pointwise::PointwiseTactic;
 use crate::{Args, Fit, Kernel, Operand, Problem, Reject, Tactic, TensorDesc};
 use engraft_network::ops::{Cast, Epilogue, ResizeMode};
-use engraft_network::{AlignedBytes, DType, Expr, ExprNode, Op, Scalar, Tensor};
+use engraft_network::{AlignedBytes, DType, Op, Tensor};
 use sequence::{Place, Sequence, Stage};
 use smallvec::SmallVec;
 
@@ -44,10 +45,7 @@ struct Twin<'a> {
 
 impl Widened {
     fn is_narrow(&self, t: DType) -> bool {
-        match self.wide {
-            DType::F32 => matches!(t, DType::F16 | DType::BF16),
-            _ => matches!(t, DType::I8 | DType::U8 | DType::I16 | DType::U16),
-        }
+        expression::is_narrow(self.wide, t)
     }
 
     fn converts(&self, op: &Op, t: DType) -> bool {
@@ -74,7 +72,8 @@ impl Widened {
                 | Op::Fold(_)
                 | Op::Det(_)
         );
-        if !candidate || !p.inputs.iter().any(|o| self.converts(p.op, o.desc.dtype)) {
+        let mut types = p.inputs.iter().map(|o| o.desc.dtype).chain(p.outputs.iter().map(|o| o.dtype));
+        if !candidate || !types.any(|t| self.converts(p.op, t)) {
             return Err(Reject::new("nothing to widen"));
         }
         let wide = |desc: &TensorDesc| {
@@ -106,48 +105,13 @@ impl Widened {
         Ok(Twin { op, inputs: inputs.collect(), outputs: p.outputs.iter().map(wide).collect() })
     }
 
-    /// The epilogue over the wider type: literals and conversions change, roundings in the middle stay.
+    /// The epilogue over the wider type.
     fn epilogue(&self, p: &Problem<'_>, epilogue: &Epilogue) -> Result<Epilogue, Reject> {
         let Some(post) = &epilogue.post else { return Ok(epilogue.clone()) };
-        if self.wide != DType::F32 {
-            return Err(Reject::new("an epilogue of integers that wrap at their own width"));
-        }
         let first = 2 + usize::from(epilogue.bias);
         let mut inputs: SmallVec<[DType; 4]> = SmallVec::from_slice(&[p.inputs[0].desc.dtype]);
         inputs.extend(p.inputs.get(first..).unwrap_or_default().iter().map(|o| o.desc.dtype));
-        let types = post.types(&inputs).map_err(|i| Reject(format!("epilogue node {i} is ill-typed")))?;
-        let is_wide = |i: u16| types[usize::from(i)] == self.wide || self.is_narrow(types[usize::from(i)]);
-        let mut expr = Expr::new();
-        let mut places: SmallVec<[u16; 16]> = SmallVec::new();
-        for (i, node) in post.nodes().iter().enumerate() {
-            let at = |j: u16| places[usize::from(j)];
-            let place = match *node {
-                ExprNode::Const(c) if self.is_narrow(c.dtype()) => {
-                    expr.push(ExprNode::Const(Scalar::float(self.wide, c.to_f64())))
-                }
-                ExprNode::Input(_) | ExprNode::Const(_) => expr.push(*node),
-                ExprNode::Unary(op, a) => expr.push(ExprNode::Unary(op, at(a))),
-                ExprNode::Binary(op, a, b) => expr.push(ExprNode::Binary(op, at(a), at(b))),
-                ExprNode::Select(c, a, b) => expr.push(ExprNode::Select(at(c), at(a), at(b))),
-                ExprNode::Cast(to, a) if to == self.wide && is_wide(a) => at(a),
-                // A result is rounded when it is stored.
-                ExprNode::Cast(to, a) if self.is_narrow(to) => {
-                    let last = i + 1 == post.nodes().len();
-                    if is_wide(a) && (last || types[usize::from(a)] == to) {
-                        at(a)
-                    } else {
-                        let rounded = expr.push(ExprNode::Cast(to, at(a)));
-                        expr.push(ExprNode::Cast(self.wide, rounded))
-                    }
-                }
-                ExprNode::Cast(to, a) => expr.push(ExprNode::Cast(to, at(a))),
-            };
-            places.push(place);
-        }
-        if let Some(result) = places.last() {
-            expr.finish(*result);
-        }
-        Ok(Epilogue { bias: epilogue.bias, post: Some(expr) })
+        Ok(Epilogue { bias: epilogue.bias, post: Some(expression::widen(post, &inputs, self.wide)?) })
     }
 
     /// Calls `f` with the problem in the wider type. Its constants are still narrow: packing alone reads them.
