@@ -7,9 +7,9 @@
 use super::affine::{epilogue_mut, epilogue_of};
 use super::region::expression;
 use super::sweep::{Sweep, sweep};
-use engraft_network::ops::{Cast, Epilogue, Pointwise, ResizeMode, eval_shape};
+use engraft_network::ops::{Cast, Conv, Epilogue, Pointwise, ResizeMode, eval_shape};
 use engraft_network::{
-    AlignedBytes, DType, Expr, ExprNode, Network, NetworkError, Node, NodeId, Op, Tensor, ValueId,
+    AlignedBytes, DType, Dim, Expr, ExprNode, Network, NetworkError, Node, NodeId, Op, Tensor, ValueId,
 };
 use half::bf16;
 use smallvec::SmallVec;
@@ -19,6 +19,8 @@ use smallvec::SmallVec;
 enum Role {
     /// A product: reads `f32` or bf16, one type for both matrices, and writes either.
     Product,
+    /// A convolution channel by channel: the result has the type of the operand.
+    Depthwise,
     /// Elementwise: any operand and the result may be either.
     Pointwise,
     /// Operands from number `.1` on are constants of the type of the others; results have that type too.
@@ -57,6 +59,7 @@ fn role(net: &Network, id: NodeId, node: &Node, is_product: fn(&Network, NodeId)
     };
     match &node.op {
         Op::Conv(_) | Op::MatMul(_) if is_product(net, id) => Role::Product,
+        Op::Conv(c) if is_depthwise(net, node, c) => Role::Depthwise,
         Op::Unary(_) | Op::Binary(_) | Op::Pointwise(_) => Role::Pointwise,
         Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_) | Op::Expand(_) | Op::Softmax(_) => Role::Same(1),
         Op::Pool(p) if !p.indices => Role::Same(1),
@@ -67,6 +70,14 @@ fn role(net: &Network, id: NodeId, node: &Node, is_product: fn(&Network, NodeId)
         Op::Attention(a) if !a.mask => Role::Same(3),
         _ => Role::Wide,
     }
+}
+
+fn is_depthwise(net: &Network, node: &Node, conv: &Conv) -> bool {
+    let channels = |v: ValueId| net.ty(v).shape.last().and_then(Dim::fixed);
+    let groups = i64::try_from(conv.groups).ok();
+    net.constant(node.inputs[1]).is_some()
+        && channels(node.inputs[0]) == groups
+        && channels(node.outputs[0]) == groups
 }
 
 impl Plan {
@@ -137,7 +148,11 @@ impl Plan {
                         widen(&mut self.narrow, node.inputs[1]);
                     }
                 }
-                Role::Product | Role::Pointwise | Role::Wide => {}
+                Role::Depthwise if self.narrow(out) != self.narrow(node.inputs[0]) => {
+                    widen(&mut self.narrow, out);
+                    widen(&mut self.narrow, node.inputs[0]);
+                }
+                Role::Product | Role::Depthwise | Role::Pointwise | Role::Wide => {}
             }
         }
         changed
@@ -173,7 +188,7 @@ impl Role {
     fn reads(self, node: &Node, i: usize) -> bool {
         match self {
             // The bias is added to sums.
-            Role::Product => !(i == 2 && epilogue_of(&node.op).is_some_and(|e| e.bias)),
+            Role::Product | Role::Depthwise => !(i == 2 && epilogue_of(&node.op).is_some_and(|e| e.bias)),
             Role::Pointwise => true,
             Role::Same(operands) => i < operands,
             Role::Wide => false,
@@ -236,7 +251,7 @@ fn rewrite(s: &mut Sweep<'_>, id: NodeId, plan: &Plan) -> Result<(), NetworkErro
                 *v = narrowed(s, &name, *v)?;
             }
         }
-        Role::Product => {
+        Role::Product | Role::Depthwise => {
             if !narrow && !has_narrow(s, &inputs) {
                 return Ok(());
             }

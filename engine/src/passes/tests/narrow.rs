@@ -73,6 +73,18 @@ fn a_small_result_of_a_narrow_value_is_converted() {
 }
 
 #[test]
+fn depthwise_convolutions_pass_on_what_they_read() {
+    let mut g = graph();
+    let x = g.input(&[1, 8, 12, 12]);
+    let a = g.conv(x, 1, 16, 1, 1);
+    let a = g.unary(UnaryOp::HardSwish, a);
+    let b = g.conv(a, 3, 16, 1, 16);
+    let b = g.unary(UnaryOp::HardSwish, b);
+    let out = g.conv(b, 1, 8, 1, 1);
+    becomes(g, &[out], "transpose:f32 conv:bf16 conv:bf16 conv:f32 transpose:f32");
+}
+
+#[test]
 fn joined_parts_are_narrow_together_or_not_at_all() {
     let concat = |wide: bool| {
         let mut g = graph();

@@ -185,9 +185,11 @@ proptest! {
         groups in prop_oneof![3 => Just(1usize), 1 => 2usize..5], channels in 1usize..18, outputs in 1usize..24,
         depthwise in prop_oneof![3 => Just(false), 1 => Just(true)], multiplier in 1usize..3,
         constant: bool, bias: bool, which in 0usize..18, threads in 1usize..5, gap in 0usize..3, seed in 1u64..u64::MAX,
-        dtype in dtypes(),
+        dtype in dtypes(), wide_bias: bool,
     ) {
         let mut random = Random(seed);
+        let half = matches!(dtype, DType::F16 | DType::BF16);
+        let bias_type = if half && wide_bias { DType::F32 } else { dtype };
         let (groups, channels, outputs) =
             if depthwise { (channels * 3, 1, multiplier) } else { (groups, channels, outputs) };
         let take = |a: &[usize; 3]| a[..spatial].to_vec();
@@ -217,7 +219,7 @@ proptest! {
         given[0].gap = gap;
         given[1].constant = constant;
         if bias {
-            given.push(Given::new(random.tensor(dtype, &[groups * outputs])));
+            given.push(Given::new(random.tensor(bias_type, &[groups * outputs])));
         }
         for shape in &extras {
             given.push(Given::new(random.tensor(dtype, shape)));

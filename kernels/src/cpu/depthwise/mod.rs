@@ -1,33 +1,36 @@
 //! Depthwise convolution (one channel per group) over channels-last activations, vectorised over channels.
 //!
-//! Weights are read as they are, `[kernel.., channels]`. Output pixels whose taps all lie inside the input are computed
+//! Weights are read as they are, `[kernel.., channels]`; those of bf16 are packed as `f32`. Output pixels whose taps all lie inside the input are computed
 //! in strips along the row; pixels at the left and right border in strips down the column, where neighbours miss the
-//! same taps.
+//! same taps. Pixels of bf16 are widened where they are read; a row of results is finished in scratch and then rounded.
 
 mod kernel;
+mod narrow;
 
 use crate::cpu::conv::geometry::{self, Geometry};
-use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows, is_type};
+use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, tasks_for};
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::{DType, Op};
+use half::bf16;
 use kernel::{Strip, Strips};
+use narrow::{Rounding, Stored};
 use smallvec::SmallVec;
 use std::ops::Range;
 
-/// One kernel set.
-pub struct DepthwiseTactic<E: 'static> {
+/// One kernel set: pixels of type `X`, computed in `E`.
+pub struct DepthwiseTactic<E: 'static, X: 'static = E> {
     id: &'static str,
     isa: Isa,
-    strips: &'static Strips<E>,
+    strips: &'static Strips<E, X>,
     /// Multiply-adds per nanosecond of one thread.
     speed: f64,
 }
 
-pub(crate) struct DepthwiseKernel<E: 'static> {
-    strips: &'static Strips<E>,
+pub(crate) struct DepthwiseKernel<E: 'static, X: 'static = E> {
+    strips: &'static Strips<E, X>,
     geometry: Geometry,
     out: RowMap,
     residual: RowMap,
@@ -39,6 +42,8 @@ pub(crate) struct DepthwiseKernel<E: 'static> {
     slice: usize,
     /// Channels that go through the band together: as many as keep the rows under a kernel in L1.
     chunk: usize,
+    /// How rows of results that are not of type `E` are finished.
+    rounding: Option<Rounding>,
     phases: SmallVec<[usize; 1]>,
 }
 
@@ -47,10 +52,10 @@ const BAND_BYTES: usize = 256 << 10;
 /// Bytes of the input rows under one kernel row that should stay in L1.
 const L1_BYTES: usize = 24 << 10;
 
-impl<E: Number> Build for DepthwiseTactic<E> {
-    type Kernel = DepthwiseKernel<E>;
+impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
+    type Kernel = DepthwiseKernel<E, X>;
 
-    fn build(&self, p: &Problem<'_>) -> Result<DepthwiseKernel<E>, Reject> {
+    fn build(&self, p: &Problem<'_>) -> Result<DepthwiseKernel<E, X>, Reject> {
         let Op::Conv(op) = p.op else { return Err(Reject::new("not a convolution")) };
         let (x, w, out) = (&p.inputs[0].desc, &p.inputs[1].desc, &p.outputs[0]);
         let channels = w.shape[w.rank() - 1];
@@ -60,8 +65,11 @@ impl<E: Number> Build for DepthwiseTactic<E> {
         if p.isa < self.isa || !self.isa.supported() {
             return Err(Reject::new(format!("needs {}", self.isa)));
         }
-        if [x, w, out].iter().any(|d| !is_type::<E>(d.dtype)) {
+        if [x, w, out].iter().any(|d| !X::is(d.dtype)) {
             return Err(Reject::new("another type"));
+        }
+        if X::ROUNDED && p.inputs[1].constant.is_none() {
+            return Err(Reject::new("weights that are not constant"));
         }
         if !w.is_dense() {
             return Err(Reject::new("weights at strides"));
@@ -69,12 +77,12 @@ impl<E: Number> Build for DepthwiseTactic<E> {
         let g = geometry::geometry(op, x, w, out)?;
         let empty = out.count() == 0;
         let out_rows = if empty { RowMap::uniform(0, 0) } else { dense_rows(out)? };
-        let finisher = Finisher::<E>::new(&op.epilogue, p.inputs, 2, out, p.isa)?;
+        let finisher = X::finisher(&op.epilogue, p.inputs, out, p.isa)?;
         let residual = finisher.residual_rows(out_rows);
         let rows = g.batch * g.output[0] * g.output[1];
         let flops = 2.0 * (out.count() * g.taps()) as f64;
         let tasks = tasks_for(flops * 2.0, p.threads);
-        let row_bytes = (g.input[2] * channels * g.stride[1] * size_of::<E>()).max(1);
+        let row_bytes = (g.input[2] * channels * g.stride[1] * size_of::<X>()).max(1);
         let halo = (g.kernel[1] - 1) * g.dilation[1] / g.stride[1];
         let fits = (BAND_BYTES / row_bytes).saturating_sub(halo).max(2);
         // Rows first; channels only where there are too few rows.
@@ -83,7 +91,7 @@ impl<E: Number> Build for DepthwiseTactic<E> {
         let slice = channels.div_ceil(across).next_multiple_of(self.strips.lanes);
         let slices = channels.div_ceil(slice.max(1));
         let band = rows.div_ceil(down).min(fits).max(1);
-        let lines = (g.input[2] * g.kernel[1] * size_of::<E>()).max(1);
+        let lines = (g.input[2] * g.kernel[1] * size_of::<X>()).max(1);
         let chunk = (L1_BYTES / lines / self.strips.lanes).max(1) * self.strips.lanes;
         let mut phases = SmallVec::new();
         if !empty {
@@ -94,16 +102,17 @@ impl<E: Number> Build for DepthwiseTactic<E> {
             geometry: g,
             out: out_rows,
             residual,
-            finisher,
             channels,
             band,
             slice,
             chunk,
+            rounding: X::ROUNDED.then(|| Rounding { isa: p.isa, narrow_residual: finisher.narrow_residual() }),
+            finisher,
             phases,
         })
     }
 
-    fn fit(&self, kernel: &DepthwiseKernel<E>, p: &Problem<'_>) -> Result<Fit, Reject> {
+    fn fit(&self, kernel: &DepthwiseKernel<E, X>, p: &Problem<'_>) -> Result<Fit, Reject> {
         let outputs = (kernel.geometry.pixels() * kernel.channels) as f64;
         let lanes = self.strips.lanes as f64;
         let wasted = (kernel.channels as f64 / lanes).ceil() * lanes / kernel.channels.max(1) as f64;
@@ -114,13 +123,27 @@ impl<E: Number> Build for DepthwiseTactic<E> {
     }
 }
 
-impl<E: Number> Tactic for DepthwiseTactic<E> {
+impl<E: Number, X: Stored<E>> Tactic for DepthwiseTactic<E, X> {
     fn id(&self) -> &'static str {
         self.id
     }
 
     fn computes(&self) -> Option<DType> {
-        Some(E::DTYPE)
+        (!X::ROUNDED).then_some(E::DTYPE)
+    }
+
+    fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {
+        (X::ROUNDED && input == 1 && p.inputs[1].constant.is_some()).then_some("widened")
+    }
+
+    fn packed_bytes(&self, p: &Problem<'_>, _input: usize) -> usize {
+        p.inputs[1].desc.count() * size_of::<E>()
+    }
+
+    fn pack(&self, p: &Problem<'_>, input: usize, out: &mut [u8]) {
+        if let Some(tensor) = p.inputs[input].constant {
+            X::widen(tensor.bytes(), out);
+        }
     }
 
     crate::tactic::built!();
@@ -140,7 +163,7 @@ fn inside(g: &Geometry, d: usize) -> Range<usize> {
     first..last.max(first)
 }
 
-impl<E: Number> DepthwiseKernel<E> {
+impl<E: Number, X: Stored<E>> DepthwiseKernel<E, X> {
     /// Writes the taps of the outputs at depth `z`, row `y`, column `x`, relative to the input pixel at their (unclipped)
     /// origin; returns those.
     fn taps<'t>(&self, z: usize, y: usize, x: usize, taps: &'t mut [Tap]) -> &'t [Tap] {
@@ -181,6 +204,7 @@ impl<E: Number> DepthwiseKernel<E> {
         channels: &Range<usize>,
         args: &Args<'_>,
         finish: &Finish<'_, E>,
+        kept: *mut E,
     ) {
         let g = &self.geometry;
         let width = g.output[2];
@@ -197,7 +221,7 @@ impl<E: Number> DepthwiseKernel<E> {
         let step = |map: &RowMap| if count > 1 { map.offset(next) - map.offset(pixel) } else { 0 };
         let mut strip = Strip {
             taps,
-            x: args.inputs[0].cast::<E>().wrapping_offset(at),
+            x: args.inputs[0].cast::<X>().wrapping_offset(at),
             x_step,
             w: args.inputs[1].cast::<E>(),
             c: args.outputs[0].cast::<E>().wrapping_offset(self.out.offset(pixel)),
@@ -208,7 +232,12 @@ impl<E: Number> DepthwiseKernel<E> {
             clip: finish.clip,
             channels: channels.len(),
         };
-        if !finish.residual.is_null() {
+        if self.rounding.is_some() {
+            // The sums with their bias, in scratch: the row's pixels side by side.
+            strip.c = kept.wrapping_add(x * channels.len()).wrapping_sub(channels.start);
+            strip.c_step = channels.len() as isize;
+            strip.clip = None;
+        } else if !finish.residual.is_null() {
             strip.residual = finish.residual.wrapping_offset(self.residual.offset(pixel));
             strip.residual_step = step(&self.residual);
         }
@@ -220,7 +249,7 @@ impl<E: Number> DepthwiseKernel<E> {
                 if p.is_null() { p } else { p.wrapping_offset(skip * step).wrapping_add(channels.start) }
             };
             let part = Strip {
-                x: shift(strip.x, strip.x_step),
+                x: strip.x.wrapping_offset(skip * strip.x_step).wrapping_add(channels.start),
                 w: strip.w.wrapping_add(channels.start),
                 c: strip.c.wrapping_offset(skip * strip.c_step).wrapping_add(channels.start),
                 bias: shift(strip.bias, 0),
@@ -242,7 +271,12 @@ impl<E: Number> DepthwiseKernel<E> {
         channels: &Range<usize>,
         args: &Args<'_>,
         finish: &Finish<'_, E>,
+        kept: *mut E,
     ) {
+        if let Some(rounding) = &self.rounding {
+            // SAFETY: the row's sums are kept.
+            return unsafe { self.round_row(rounding, row, channels, args, finish, kept) };
+        }
         let Some(post) = finish.post else { return };
         let base = args.outputs[0].cast::<E>().cast_const();
         let mut pointers = [std::ptr::null::<E>(); 64];
@@ -261,13 +295,13 @@ impl<E: Number> DepthwiseKernel<E> {
     }
 }
 
-impl<E: Number> Kernel for DepthwiseKernel<E> {
+impl<E: Number, X: Stored<E>> Kernel for DepthwiseKernel<E, X> {
     fn phases(&self) -> &[usize] {
         &self.phases
     }
 
     fn scratch_bytes(&self) -> usize {
-        self.tap_bytes() + self.finisher.scratch_bytes()
+        self.tap_bytes() + self.finisher.scratch_bytes().next_multiple_of(64) + self.kept_bytes()
     }
 
     unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
@@ -284,6 +318,8 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
             let room = args.scratch.cast::<Tap>();
             room.write_bytes(0, g.taps());
             let room = std::slice::from_raw_parts_mut(room, g.taps());
+            let after = self.tap_bytes() + self.finisher.scratch_bytes().next_multiple_of(64);
+            let kept = args.scratch.add(after).cast::<E>();
             self.finisher.with(args, 0, args.scratch.add(self.tap_bytes()), |finish| {
                 for c in all.clone().step_by(self.chunk) {
                     let channels = c..all.end.min(c + self.chunk);
@@ -291,17 +327,19 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
                     while row < last {
                         let (y, z) = (row % g.output[1], row / g.output[1] % g.output[0]);
                         // Rows of one image and depth whose taps are all inside vertically go together.
-                        let run = if ys.contains(&y) { (ys.end - y).min(last - row) } else { 1 };
+                        let alone = self.rounding.is_some() || !ys.contains(&y);
+                        let run = if alone { 1 } else { (ys.end - y).min(last - row) };
                         for x in (0..xs.start).chain(xs.end..width) {
                             let taps = self.taps(z, y, x, room);
-                            self.strip((row, x, run, true), taps, &channels, args, finish);
+                            self.strip((row, x, run, true), taps, &channels, args, finish, kept);
                         }
                         let taps = self.taps(z, y, xs.start, room);
                         for r in row..row + run {
                             if !xs.is_empty() {
-                                self.strip((r, xs.start, xs.len(), false), taps, &channels, args, finish);
+                                let inside = (r, xs.start, xs.len(), false);
+                                self.strip(inside, taps, &channels, args, finish, kept);
                             }
-                            self.finish_row(r, &channels, args, finish);
+                            self.finish_row(r, &channels, args, finish, kept);
                         }
                         row += run;
                     }
@@ -317,8 +355,8 @@ impl<E: Number> Kernel for DepthwiseKernel<E> {
 }
 
 macro_rules! rows {
-    ($($t:ty, $id:literal, $isa:ident, $strips:ident, $speed:literal;)*) => {
-        &[$(&DepthwiseTactic::<$t> { id: $id, isa: Isa::$isa, strips: &kernel::$strips, speed: $speed }),*]
+    ($($t:ty, $x:ty, $id:literal, $isa:ident, $strips:ident, $speed:literal;)*) => {
+        &[$(&DepthwiseTactic::<$t, $x> { id: $id, isa: Isa::$isa, strips: &kernel::$strips, speed: $speed }),*]
     };
 }
 
@@ -326,17 +364,20 @@ macro_rules! rows {
 pub fn tactics() -> &'static [&'static dyn Tactic] {
     #[cfg(target_arch = "x86_64")]
     static X86: &[&dyn Tactic] = rows! {
-        f32, "depthwise.f32.avx512", Avx512, F32_AVX512, 30.0;
-        f32, "depthwise.f32.avx2", Avx2, F32_AVX2, 25.0;
-        f64, "depthwise.f64.avx512", Avx512, F64_AVX512, 14.0;
-        f64, "depthwise.f64.avx2", Avx2, F64_AVX2, 12.0;
-        i32, "depthwise.i32.avx512", Avx512, I32_AVX512, 15.0;
-        i32, "depthwise.i32.avx2", Avx2, I32_AVX2, 12.0;
+        f32, f32, "depthwise.f32.avx512", Avx512, F32_AVX512, 30.0;
+        f32, f32, "depthwise.f32.avx2", Avx2, F32_AVX2, 25.0;
+        f32, bf16, "depthwise.bf16.avx512", Avx512, BF16_AVX512, 30.0;
+        f32, bf16, "depthwise.bf16.avx2", Avx2, BF16_AVX2, 20.0;
+        f64, f64, "depthwise.f64.avx512", Avx512, F64_AVX512, 14.0;
+        f64, f64, "depthwise.f64.avx2", Avx2, F64_AVX2, 12.0;
+        i32, i32, "depthwise.i32.avx512", Avx512, I32_AVX512, 15.0;
+        i32, i32, "depthwise.i32.avx2", Avx2, I32_AVX2, 12.0;
     };
     static PORTABLE: &[&dyn Tactic] = rows! {
-        f32, "depthwise.f32.portable", Portable, F32_PORTABLE, 10.0;
-        f64, "depthwise.f64.portable", Portable, F64_PORTABLE, 5.0;
-        i32, "depthwise.i32.portable", Portable, I32_PORTABLE, 5.0;
+        f32, f32, "depthwise.f32.portable", Portable, F32_PORTABLE, 10.0;
+        f32, bf16, "depthwise.bf16.portable", Portable, BF16_PORTABLE, 5.0;
+        f64, f64, "depthwise.f64.portable", Portable, F64_PORTABLE, 5.0;
+        i32, i32, "depthwise.i32.portable", Portable, I32_PORTABLE, 5.0;
     };
     static ALL: std::sync::OnceLock<Vec<&'static dyn Tactic>> = std::sync::OnceLock::new();
     ALL.get_or_init(|| {
