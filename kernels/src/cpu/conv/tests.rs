@@ -8,7 +8,7 @@ use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Source, Strided, Sweep};
 use crate::cpu::pack;
-use engraft_network::Op;
+use engraft_network::{DType, Op};
 use engraft_network::ops::{Conv, Epilogue, Padding};
 use proptest::prelude::*;
 

@@ -177,38 +177,50 @@ mod x86 {
     strips!(F32_AVX512, f32_avx512, __m512, ["avx512f"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     strips!(F64_AVX512, f64_avx512, __m512d, ["avx512f"], [1, 2, 3, 4, 5, 6, 7, 8]);
     strips!(F32_AVX2, f32_avx2, __m256, ["avx2,fma"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-    strips!(BF16_AVX512, bf16_avx512, __m512, bf16, ["avx512f"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+    strips!(BF16_AVX512, bf16_avx512, __m512, bf16, ["avx512f,avx512bw,avx512vl"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     strips!(BF16_AVX2, bf16_avx2, __m256, bf16, ["avx2,fma"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
 
-    macro_rules! pixels {
-        ($lanes:ty, $p:ident => $read:expr) => {
-            // SAFETY: reads as many numbers as there are lanes; a partial vector goes through a local array.
-            unsafe impl Pixels<$lanes> for bf16 {
-                #[inline(always)]
-                unsafe fn read($p: *const bf16) -> $lanes {
-                    // SAFETY: by the caller's contract.
-                    unsafe { $read }
-                }
-                #[inline(always)]
-                unsafe fn read_n(p: *const bf16, n: usize) -> $lanes {
-                    let mut all = [bf16::ZERO; <$lanes as Lanes>::N];
-                    // SAFETY: by the caller's contract; n is no more than the array holds.
-                    unsafe {
-                        std::ptr::copy_nonoverlapping(p, all.as_mut_ptr(), n.min(all.len()));
-                        <Self as Pixels<$lanes>>::read(all.as_ptr())
-                    }
-                }
-            }
-        };
+    // SAFETY: reads as many numbers as there are lanes, or as the mask lets through.
+    unsafe impl Pixels<__m512> for bf16 {
+        #[inline(always)]
+        unsafe fn read(p: *const bf16) -> __m512 {
+            // SAFETY: by the caller's contract.
+            unsafe { upper512(_mm256_loadu_si256(p.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn read_n(p: *const bf16, n: usize) -> __m512 {
+            // SAFETY: by the caller's contract; what the mask leaves out is not read.
+            unsafe { upper512(_mm256_maskz_loadu_epi16(((1u32 << n) - 1) as u16, p.cast())) }
+        }
     }
-    pixels!(__m512, p => {
-        let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-    });
-    pixels!(__m256, p => {
-        let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-    });
+
+    #[inline(always)]
+    unsafe fn upper512(narrow: __m256i) -> __m512 {
+        // SAFETY: the caller's instruction set.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow))) }
+    }
+
+    // SAFETY: reads as many numbers as there are lanes; a partial vector goes through a local array.
+    unsafe impl Pixels<__m256> for bf16 {
+        #[inline(always)]
+        unsafe fn read(p: *const bf16) -> __m256 {
+            // SAFETY: by the caller's contract.
+            unsafe {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            }
+        }
+        #[inline(always)]
+        unsafe fn read_n(p: *const bf16, n: usize) -> __m256 {
+            let mut all = [bf16::ZERO; 8];
+            // SAFETY: by the caller's contract; n is no more than the array holds.
+            unsafe {
+                std::ptr::copy_nonoverlapping(p, all.as_mut_ptr(), n.min(8));
+                <Self as Pixels<__m256>>::read(all.as_ptr())
+            }
+        }
+    }
+
     strips!(F64_AVX2, f64_avx2, __m256d, ["avx2,fma"], [1, 2, 3, 4, 5, 6, 7, 8]);
 }
 #[cfg(target_arch = "x86_64")]

@@ -236,7 +236,7 @@ impl<E: Number, X: Stored<E>> DepthwiseKernel<E, X> {
             // The sums with their bias, in scratch: the row's pixels side by side.
             strip.c = kept.wrapping_add(x * channels.len()).wrapping_sub(channels.start);
             strip.c_step = channels.len() as isize;
-            strip.clip = None;
+            (strip.residual, strip.clip) = (std::ptr::null(), None);
         } else if !finish.residual.is_null() {
             strip.residual = finish.residual.wrapping_offset(self.residual.offset(pixel));
             strip.residual_step = step(&self.residual);

@@ -2,6 +2,7 @@
 
 use super::DepthwiseKernel;
 use crate::cpu::gemm::epilogue::{Finisher, Number, is_type};
+use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::Finish;
 use crate::cpu::simd::{Simd, Task, dispatch};
 use crate::cpu::storage::Storage;
@@ -104,33 +105,38 @@ impl<E: Number, X: Stored<E>> DepthwiseKernel<E, X> {
         finish: &Finish<'_, E>,
         kept: *mut E,
     ) {
-        // Only sums of `f32` are rounded: the casts say so.
-        let clip = finish.clip.map(|(low, high)| (wide(low), wide(high)));
-        let width = self.geometry.output[2];
-        let n = channels.len();
-        for x in 0..width {
-            let pixel = row * width + x;
-            let sums = kept.wrapping_add(x * n);
-            let out = args.outputs[0].cast::<bf16>().wrapping_offset(self.out.offset(pixel));
-            let out = out.wrapping_add(channels.start);
-            let residual = (!finish.residual.is_null()).then(|| {
-                let at = self.residual.offset(pixel) + channels.start as isize;
-                let size = if rounding.narrow_residual { 2 } else { 4 };
-                finish.residual.cast::<u8>().wrapping_offset(at * size)
-            });
-            let narrow_residual = rounding.narrow_residual;
-            let finished = Pixel { sums: sums.cast(), n, residual, narrow_residual, clip };
-            match finish.post {
-                None => dispatch(rounding.isa, Store { pixel: finished, to: Some(out) }),
-                Some(post) => {
-                    dispatch(rounding.isa, Store { pixel: finished, to: None });
-                    // SAFETY: the pixel's sums are writable.
-                    unsafe { post.apply(&[sums.wrapping_sub(channels.start)], pixel, channels.start, n) };
-                    let done = Pixel { residual: None, clip: None, ..finished };
-                    dispatch(rounding.isa, Store { pixel: done, to: Some(out) });
-                }
-            }
+        let (width, n) = (self.geometry.output[2], channels.len());
+        let first = row * width;
+        // The pixels of a row are one progression.
+        let step = |map: &RowMap| if width > 1 { map.offset(first + 1) - map.offset(first) } else { 0 };
+        let out = args.outputs[0].cast::<bf16>().wrapping_offset(self.out.offset(first));
+        let residual = (!finish.residual.is_null()).then(|| {
+            let at = self.residual.offset(first) + channels.start as isize;
+            let size = if rounding.narrow_residual { 2 } else { 4 };
+            (finish.residual.cast::<u8>().wrapping_offset(at * size), step(&self.residual) * size)
+        });
+        let all = Row {
+            // Only sums of `f32` are rounded: the casts say so.
+            sums: kept.cast(),
+            n,
+            width,
+            residual,
+            narrow_residual: rounding.narrow_residual,
+            clip: finish.clip.map(|(low, high)| (wide(low), wide(high))),
+            to: Some((out.wrapping_add(channels.start), step(&self.out))),
+        };
+        let Some(post) = finish.post else { return dispatch(rounding.isa, all) };
+        if residual.is_some() || all.clip.is_some() {
+            dispatch(rounding.isa, Row { to: None, ..all });
         }
+        for x in (0..width).step_by(64) {
+            let count = (width - x).min(64);
+            let pixel = |i: usize| kept.wrapping_add((x + i) * n).wrapping_sub(channels.start);
+            let rows: [*mut E; 64] = std::array::from_fn(pixel);
+            // SAFETY: the pixels' sums are writable.
+            unsafe { post.apply(&rows[..count], first + x, channels.start, n) };
+        }
+        dispatch(rounding.isa, Row { residual: None, clip: None, ..all });
     }
 }
 
@@ -141,49 +147,52 @@ fn wide<E: Number>(x: E) -> f32 {
     unsafe { std::mem::transmute_copy(&x) }
 }
 
-/// The sums of one pixel and what is done to them.
+/// `clip(sums + residual)` of the pixels of a row, rounded to `to` or back to their place.
 #[derive(Clone, Copy)]
-struct Pixel {
+struct Row {
+    /// `width` pixels of `n` channels side by side.
     sums: *mut f32,
     n: usize,
-    residual: Option<*const u8>,
+    width: usize,
+    /// The first pixel's, and bytes from pixel to pixel.
+    residual: Option<(*const u8, isize)>,
     narrow_residual: bool,
     clip: Option<(f32, f32)>,
+    /// The first pixel's, and elements from pixel to pixel.
+    to: Option<(*mut bf16, isize)>,
 }
 
-/// `clip(sums + residual)`, rounded to `to` or back to their place.
-struct Store {
-    pixel: Pixel,
-    to: Option<*mut bf16>,
-}
-
-impl Task for Store {
+impl Task for Row {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Pixel { sums, n, residual, narrow_residual, clip } = self.pixel;
-        let (low, high) = clip.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let (low, high) = self.clip.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
         let (low, high) = (s.splat(low), s.splat(high));
-        for at in (0..n).step_by(S::LANES) {
-            let m = S::LANES.min(n - at);
-            // SAFETY: who makes one vouches for n numbers behind each pointer.
-            unsafe {
-                let mut x = f32::load(s, sums.add(at), m);
-                if let Some(from) = residual {
-                    x = s.add(
-                        x,
-                        match narrow_residual {
-                            true => bf16::load(s, from.cast::<bf16>().add(at), m),
-                            false => f32::load(s, from.cast::<f32>().add(at), m),
-                        },
-                    );
-                }
-                // The operand order lets NaN through.
-                x = s.min(high, s.max(low, x));
-                match self.to {
-                    Some(to) => bf16::store(s, to.add(at), m, x),
-                    None => f32::store(s, sums.add(at), m, x),
+        for x in 0..self.width {
+            let sums = self.sums.wrapping_add(x * self.n);
+            let residual = self.residual.map(|(p, step)| p.wrapping_offset(x as isize * step));
+            let to = self.to.map(|(p, step)| p.wrapping_offset(x as isize * step));
+            for at in (0..self.n).step_by(S::LANES) {
+                let m = S::LANES.min(self.n - at);
+                // SAFETY: who makes one vouches for the pixels.
+                unsafe {
+                    let mut v = f32::load(s, sums.add(at), m);
+                    if let Some(from) = residual {
+                        v = s.add(
+                            v,
+                            match self.narrow_residual {
+                                true => bf16::load(s, from.cast::<bf16>().add(at), m),
+                                false => f32::load(s, from.cast::<f32>().add(at), m),
+                            },
+                        );
+                    }
+                    // The operand order lets NaN through.
+                    v = s.min(high, s.max(low, v));
+                    match to {
+                        Some(to) => bf16::store(s, to.add(at), m, v),
+                        None => f32::store(s, sums.add(at), m, v),
+                    }
                 }
             }
         }

@@ -262,7 +262,7 @@ macro_rules! families {
 }
 
 families! {
-    matmul: 400, conv: 400, conv_transpose: 200, pool: 200, attention: 80, rnn: 60, layer_norm: 120, group_norm: 80,
+    matmul: 400, conv: 600, conv_transpose: 200, pool: 200, attention: 80, rnn: 60, layer_norm: 120, group_norm: 80,
     softmax: 120, reduce: 200, arg_reduce: 80, cumulative: 80, unary: 250, binary: 250, select: 80, cast: 150,
     pointwise: 200, movement: 300, indexed: 250, top_k: 80, fourier: 250, suppression: 120, unique: 120, resize: 150,
     quantize: 100, shape_tensor: 8,

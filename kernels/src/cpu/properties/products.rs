@@ -70,8 +70,8 @@ pub(super) fn conv(d: &Draw) -> Case {
     let groups = d.pick(6, &[1, 1, 2, 3]);
     let (channels, outputs) = (1 + d.shape[0] % 20, 1 + d.other[0] % 40);
     // Depthwise, with several outputs a channel or one.
-    let (groups, channels, outputs) = match d.numbers[7] % 3 {
-        0 => (outputs, 1, 1 + d.numbers[1] % 2),
+    let (groups, channels, outputs) = match d.numbers[7] % 2 {
+        0 => (outputs, 1, if d.numbers[1] % 4 == 0 { 2 } else { 1 }),
         _ => (groups, channels, outputs),
     };
     let batch = d.between(2, 1, 3);
