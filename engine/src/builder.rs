@@ -177,12 +177,14 @@ fn expected(program: &Program, id: NodeId, p: &Problem<'_>) -> Option<&'static d
 /// Whether node `id` is a product that tiles of bf16 compute.
 fn on_tiles(network: &Network, id: NodeId) -> bool {
     let Some(node) = network.node(id) else { return false };
-    if !matches!(node.op, Op::Conv(_) | Op::MatMul(_)) {
-        return false;
-    }
+    let row = match node.op {
+        Op::Conv(_) | Op::MatMul(_) => "tiles.bf16.amx",
+        Op::ConvTranspose(_) => "conv_transpose.tiles.bf16.amx",
+        _ => return false,
+    };
     let env = network.representative_env();
     with_dense_problem(network, id, &env, (1, Isa::Amx, Precision::Bf16), |p| {
-        catalog::by_id("tiles.bf16.amx").is_some_and(|tiles| tiles.accepts(p).is_ok())
+        catalog::by_id(row).is_some_and(|tiles| tiles.accepts(p).is_ok())
     })
     .unwrap_or(false)
 }

@@ -484,8 +484,7 @@ pub(crate) fn with_dense_problem<R>(
         .iter()
         .map(|v| Some(Operand { desc: desc(*v)?, constant: network.constant(*v) }))
         .collect::<Option<_>>()?;
-    let outputs: SmallVec<[TensorDesc; 1]> =
-        node.outputs.iter().map(|v| desc(*v)).collect::<Option<_>>()?;
+    let outputs: SmallVec<[TensorDesc; 1]> = node.outputs.iter().map(|v| desc(*v)).collect::<Option<_>>()?;
     Some(f(&Problem { op: &node.op, inputs: &inputs, outputs: &outputs, threads, isa, precision, env }))
 }
 

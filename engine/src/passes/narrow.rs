@@ -23,7 +23,7 @@ enum Role {
     Depthwise,
     /// Elementwise: any operand and the result may be either.
     Pointwise,
-    /// Operands from number `.1` on are constants of the type of the others; results have that type too.
+    /// The first `.0` operands and the result are of one type, to which further ones are converted.
     Same(usize),
     /// `f32` only.
     Wide,
@@ -58,7 +58,7 @@ fn role(net: &Network, id: NodeId, node: &Node, is_product: fn(&Network, NodeId)
         false => Role::Wide,
     };
     match &node.op {
-        Op::Conv(_) | Op::MatMul(_) if is_product(net, id) => Role::Product,
+        Op::Conv(_) | Op::ConvTranspose(_) | Op::MatMul(_) if is_product(net, id) => Role::Product,
         Op::Conv(c) if is_depthwise(net, node, c) => Role::Depthwise,
         Op::Unary(_) | Op::Binary(_) | Op::Pointwise(_) => Role::Pointwise,
         Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_) | Op::Expand(_) | Op::Softmax(_) => Role::Same(1),
@@ -67,7 +67,8 @@ fn role(net: &Network, id: NodeId, node: &Node, is_product: fn(&Network, NodeId)
         Op::Reduce(_) => Role::Same(1),
         Op::Concat(_) => Role::Same(node.inputs.len()),
         Op::Pad(_) | Op::LayerNorm(_) | Op::GroupNorm(_) => constants(1),
-        Op::Attention(a) if !a.mask => Role::Same(3),
+        // A mask is converted where it is of numbers.
+        Op::Attention(_) => Role::Same(3),
         _ => Role::Wide,
     }
 }
@@ -221,10 +222,13 @@ fn rounded(tensor: &Tensor) -> Option<Tensor> {
     Tensor::new(DType::BF16, tensor.shape(), bytes.into()).ok()
 }
 
-/// `v` in bf16: as it is stored, or converted.
+/// `v`, if it is `f32`, in bf16: as it is stored, or converted.
 fn narrowed(s: &mut Sweep<'_>, name: &str, v: ValueId) -> Result<ValueId, NetworkError> {
     if let Some(stored) = stored(s, v) {
         return Ok(stored);
+    }
+    if s.ty(v).dtype != DType::F32 {
+        return Ok(v);
     }
     if let Some(tensor) = s.net().constant(v).and_then(rounded) {
         let name = s.net().value(v).name.clone();
@@ -261,7 +265,8 @@ fn rewrite(s: &mut Sweep<'_>, id: NodeId, plan: &Plan) -> Result<(), NetworkErro
                     *v = narrowed(s, &name, *v)?;
                 }
             }
-            let mut types: SmallVec<[bool; 4]> = SmallVec::from_slice(&[s.ty(inputs[0]).dtype == DType::BF16]);
+            let mut types: SmallVec<[bool; 4]> =
+                SmallVec::from_slice(&[s.ty(inputs[0]).dtype == DType::BF16]);
             types.extend(inputs[first..].iter_mut().map(|v| read(s, v)));
             let Some(epilogue) = epilogue_mut(&mut op) else { return Ok(()) };
             let post = epilogue.post.take().unwrap_or_else(identity);

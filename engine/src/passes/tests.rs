@@ -9,7 +9,8 @@ use super::{PassOptions, optimize};
 use engraft_kernels::Isa;
 use engraft_network::ops::*;
 use engraft_network::{
-    BinaryOp, DType, Dim, Expr, ExprNode, Network, NodeId, Op, SymbolSource, Tensor, TensorType, UnaryOp, ValueId,
+    BinaryOp, DType, Dim, Expr, ExprNode, Network, NodeId, Op, SymbolSource, Tensor, TensorType, UnaryOp,
+    ValueId,
 };
 
 /// Deterministic numbers in -1..1.

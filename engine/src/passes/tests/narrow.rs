@@ -111,7 +111,13 @@ fn a_transformer_block_is_narrow_between_its_products() {
     let h = g.unary(UnaryOp::Gelu, h);
     let h = g.matmul(h, w2);
     let h = g.add(h, x);
-    let norm = LayerNorm { axis: 2, epsilon: engraft_network::Scalar::f32(1e-5), rms: false, scale: true, bias: true };
+    let norm = LayerNorm {
+        axis: 2,
+        epsilon: engraft_network::Scalar::f32(1e-5),
+        rms: false,
+        scale: true,
+        bias: true,
+    };
     let h = g.op(norm, &[h, scale, bias]);
     let out = g.matmul(h, w3);
     becomes(g, &[out], "matmul:bf16 matmul:bf16 layer_norm:bf16 matmul:f32");
@@ -135,4 +141,26 @@ fn both_matrices_of_a_product_have_one_type() {
     let text = types(&g.optimized(&[out]));
     assert!(text.contains("softmax:bf16"), "{text}");
     assert!(text.starts_with("matmul:f32"), "q is read beside an input: {text}");
+}
+
+#[test]
+fn attention_reads_narrow_heads_beside_a_mask_of_numbers() {
+    let mut g = graph();
+    let x = g.input(&[1, 16, 32]);
+    let mask = g.input(&[1, 1, 1, 16]);
+    let w: Vec<ValueId> = (0..4).map(|_| g.constant(&[32, 32])).collect();
+    let heads = |g: &mut Graph, w: ValueId| {
+        let y = g.matmul(x, w);
+        let y = g.reshape(y, &[1, 16, 4, 8]);
+        g.transpose(y, &[0, 2, 1, 3])
+    };
+    let (q, k, v) = (heads(&mut g, w[0]), heads(&mut g, w[1]), heads(&mut g, w[2]));
+    let attention = Attention { scale: engraft_network::Scalar::f32(0.35), causal: false, mask: true };
+    let y = g.op(attention, &[q, k, v, mask]);
+    let y = g.transpose(y, &[0, 2, 1, 3]);
+    let y = g.reshape(y, &[1, 16, 32]);
+    let out = g.matmul(y, w[3]);
+    let text = types(&g.optimized(&[out]));
+    assert!(text.contains("attention:bf16"), "{text}");
+    assert!(text.ends_with("matmul:f32"), "{text}");
 }

@@ -46,7 +46,16 @@ impl<T: Tiles> TileProduct<T> {
     pub fn new(products: Products, a: RowMap, k: usize, n: usize, c: RowMap, isa: Isa) -> TileProduct<T> {
         let source = Source::new(Kind::Rows { rows: a, step: 1 }, products, k, false);
         let isa = Isa::best_within(Some(isa));
-        let sweep = TileSweep { source, products, n, out: c, residual: c, narrow: false, narrow_residual: false, isa };
+        let sweep = TileSweep {
+            source,
+            products,
+            n,
+            out: c,
+            residual: c,
+            narrow: false,
+            narrow_residual: false,
+            isa,
+        };
         TileProduct { sweep, marker: PhantomData }
     }
 }

@@ -178,7 +178,8 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
                 if batch > 1 && matrices.stride() == Some(0) {
                     (units, batch, map) = (units * batch, 1, RowMap::uniform(1, 0));
                 }
-                let source = Source::new(Kind::Rows { rows, step: left.col }, self.products, weights.k, narrow);
+                let source =
+                    Source::new(Kind::Rows { rows, step: left.col }, self.products, weights.k, narrow);
                 let finisher = Finisher::storing(&op.epilogue, p.inputs, 2, out, p.isa, &[])?;
                 let dynamic = (!constant).then_some(Dynamic { offsets, row: right.row, col: right.col });
                 if units < FEWEST_ROWS {

@@ -56,7 +56,8 @@ impl Stored {
 
 fn stored() -> impl Strategy<Value = Stored> {
     let one = || prop_oneof![Just(DType::F32), Just(DType::BF16)];
-    let any = (one(), one(), one()).prop_map(|(matrices, extras, result)| Stored { matrices, extras, result });
+    let any =
+        (one(), one(), one()).prop_map(|(matrices, extras, result)| Stored { matrices, extras, result });
     prop_oneof![1 => Just(Stored::WIDE), 2 => any]
 }
 
@@ -173,7 +174,7 @@ proptest! {
         stride in prop::array::uniform3(1usize..4), dilation in prop::array::uniform3(1usize..3), begin in prop::array::uniform3(0usize..3),
         end in prop::array::uniform3(0usize..3), extra in prop::array::uniform3(0usize..3), same in 0usize..8,
         groups in prop_oneof![3 => Just(1usize), 1 => Just(2usize)], channels in 16usize..40, outputs in 8usize..40,
-        which in 0usize..40, bias: bool, threads in 1usize..4, gap in 0usize..3, seed: u64,
+        which in 0usize..40, bias: bool, stored in stored(), threads in 1usize..4, gap in 0usize..3, seed: u64,
     ) {
         let mut r = Random(seed | 1);
         let take = |a: &[usize; 3]| a[..spatial].to_vec();
@@ -195,20 +196,21 @@ proptest! {
             out.push(n);
         }
         out.push(groups * outputs);
-        let x = r.tensor(DType::F32, &[&[batch], &size[..spatial], &[groups * channels]].concat());
-        let w = r.tensor(DType::F32, &[&kernel[..spatial], &[groups * channels, outputs]].concat());
+        let x = r.tensor(stored.matrices, &[&[batch], &size[..spatial], &[groups * channels]].concat());
+        let w = r.tensor(stored.matrices, &[&kernel[..spatial], &[groups * channels, outputs]].concat());
         let (post, shapes) = epilogue(which, DType::F32, &out);
         let op = Op::ConvTranspose(ConvTranspose {
-            strides, dilations, padding, output_padding, groups, epilogue: Epilogue { bias, post },
+            strides, dilations, padding, output_padding, groups, epilogue: stored.epilogue(bias, post, shapes.len()),
         });
         let mut given = vec![Given { gap, ..Given::new(x) }, Given { constant: true, ..Given::new(w) }];
         if bias {
             given.push(Given::new(r.tensor(DType::F32, &[groups * outputs])));
         }
-        given.extend(shapes.iter().map(|s| Given::new(r.tensor(DType::F32, s))));
-        let taken = check(&op, &given, threads, gap)?;
+        given.extend(shapes.iter().map(|s| Given::new(r.tensor(stored.extras, s))));
         if reached {
-            prop_assert!(taken >= 2 * crate::Isa::available().len(), "{} of {:?}", taken, op);
+            check_stored(stored, &op, &given, threads, gap)?;
+        } else {
+            check(&op, &given, threads, gap)?;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The tile unit: AMX, or for tests on machines without it a model in plain code.
 
-use crate::Precision;
+use crate::{Precision, Problem, Reject};
+use engraft_network::DType;
 
 /// How many products of split operands are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

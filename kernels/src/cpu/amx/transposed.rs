@@ -253,7 +253,9 @@ impl<T: Tiles + 'static> Tactic for TransposedTactic<T> {
         let Ok(classes) = Classes::new(op, tensor.shape()) else { return };
         assert_eq!(out.len(), self.packed_bytes(p, input), "packed operand of another size");
         match tensor.dtype() {
-            DType::BF16 => self.pack_values::<half::bf16>(p, &classes, bytemuck::cast_slice(tensor.bytes()), out),
+            DType::BF16 => {
+                self.pack_values::<half::bf16>(p, &classes, bytemuck::cast_slice(tensor.bytes()), out)
+            }
             _ => self.pack_values::<f32>(p, &classes, bytemuck::cast_slice(tensor.bytes()), out),
         }
     }

@@ -138,9 +138,9 @@ proptest! {
     #[test]
     fn tiles_agree_with_eval(
         sizes in sizes(), masked in (masks(), 0u8..16, any::<bool>()), causal: bool, order in [orders(), orders(), orders()],
-        gap in 0usize..3, threads in 1usize..4, seed: u64,
+        dtype in prop_oneof![2 => Just(DType::F32), 1 => Just(DType::BF16)], gap in 0usize..3, threads in 1usize..4, seed: u64,
     ) {
-        let (op, given) = problem(sizes, DType::F32, masked, causal, order, gap, &mut Random(seed | 1));
+        let (op, given) = problem(sizes, dtype, masked, causal, order, gap, &mut Random(seed | 1));
         let taken = check_tiles(&op, &given, threads, gap)?;
         if sizes.each * sizes.queries > 4 {
             prop_assert!(taken >= 2 * crate::Isa::available().len(), "{}", taken);

@@ -8,8 +8,8 @@ use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Source, Strided, Sweep};
 use crate::cpu::pack;
-use engraft_network::{DType, Op};
 use engraft_network::ops::{Conv, Epilogue, Padding};
+use engraft_network::{DType, Op};
 use proptest::prelude::*;
 
 fn micros() -> Vec<&'static Micro<f32>> {

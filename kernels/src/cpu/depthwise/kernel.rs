@@ -177,7 +177,14 @@ mod x86 {
     strips!(F32_AVX512, f32_avx512, __m512, ["avx512f"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     strips!(F64_AVX512, f64_avx512, __m512d, ["avx512f"], [1, 2, 3, 4, 5, 6, 7, 8]);
     strips!(F32_AVX2, f32_avx2, __m256, ["avx2,fma"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-    strips!(BF16_AVX512, bf16_avx512, __m512, bf16, ["avx512f,avx512bw,avx512vl"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+    strips!(
+        BF16_AVX512,
+        bf16_avx512,
+        __m512,
+        bf16,
+        ["avx512f,avx512bw,avx512vl"],
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    );
     strips!(BF16_AVX2, bf16_avx2, __m256, bf16, ["avx2,fma"], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
 
     // SAFETY: reads as many numbers as there are lanes, or as the mask lets through.

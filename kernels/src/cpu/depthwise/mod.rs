@@ -106,7 +106,8 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
             band,
             slice,
             chunk,
-            rounding: X::ROUNDED.then(|| Rounding { isa: p.isa, narrow_residual: finisher.narrow_residual() }),
+            rounding: X::ROUNDED
+                .then(|| Rounding { isa: p.isa, narrow_residual: finisher.narrow_residual() }),
             finisher,
             phases,
         })

@@ -64,7 +64,7 @@ impl Stored<f32> for bf16 {
         output: &TensorDesc,
         isa: Isa,
     ) -> Result<Finisher<f32>, Reject> {
-        Finisher::storing(epilogue, inputs, 2, output, isa)
+        Finisher::storing(epilogue, inputs, 2, output, isa, &[])
     }
 
     fn widen(from: &[u8], to: &mut [u8]) {
