@@ -71,7 +71,7 @@ pub(super) fn conv(d: &Draw) -> Case {
     let (channels, outputs) = (1 + d.shape[0] % 20, 1 + d.other[0] % 40);
     // Depthwise, with several outputs a channel or one.
     let (groups, channels, outputs) = match d.numbers[7] % 2 {
-        0 => (outputs, 1, if d.numbers[1] % 4 == 0 { 2 } else { 1 }),
+        0 => (outputs, 1, if d.numbers[1].is_multiple_of(4) { 2 } else { 1 }),
         _ => (groups, channels, outputs),
     };
     let batch = d.between(2, 1, 3);
