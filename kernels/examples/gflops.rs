@@ -5,7 +5,9 @@
 
 use engraft_kernels::cpu::gemm::micro::{self, Ahead, Micro, Tile};
 use engraft_kernels::{Args, Class, Isa, Operand, Precision, Problem, TensorDesc, catalog};
-use engraft_network::ops::{Attention, Conv, ConvTranspose, Epilogue, MatMul, Padding};
+use engraft_network::ops::{
+    Activation, Attention, Conv, ConvTranspose, Direction, Epilogue, MatMul, Padding, Rnn, RnnKind,
+};
 use engraft_network::{AlignedBytes, DType, Expr, Op, Scalar, Tensor, UnaryOp};
 use std::time::Instant;
 
@@ -98,7 +100,7 @@ struct Layer {
     name: &'static str,
     op: Op,
     inputs: Vec<(Vec<usize>, bool)>,
-    out: Vec<usize>,
+    outs: Vec<Vec<usize>>,
 }
 
 fn tensor(shape: &[usize]) -> Tensor {
@@ -117,11 +119,12 @@ fn measure(layer: &Layer, isa: Isa, precision: Precision) -> Vec<(&'static str, 
             constant: constant.then_some(t),
         })
         .collect();
-    let outputs = [TensorDesc::dense(DType::F32, &layer.out)];
+    let outputs: Vec<TensorDesc> = layer.outs.iter().map(|s| TensorDesc::dense(DType::F32, s)).collect();
     let p =
         Problem { op: &layer.op, inputs: &operands, outputs: &outputs, threads: 1, isa, precision, env: &[] };
     let shapes: Vec<&[usize]> = layer.inputs.iter().map(|(s, _)| &s[..]).collect();
-    let flops = layer.op.flops(&shapes, &[&layer.out]);
+    let outs: Vec<&[usize]> = layer.outs.iter().map(|s| &s[..]).collect();
+    let flops = layer.op.flops(&shapes, &outs);
     let (fits, _) = catalog::candidates(&p);
     let fits = fits.into_iter().filter(|(t, _)| t.class() == Class::Optimized);
     let mut speeds = Vec::new();
@@ -137,13 +140,15 @@ fn measure(layer: &Layer, isa: Isa, precision: Precision) -> Vec<(&'static str, 
             })
             .collect();
         let kernel = t.prepare(&p);
-        let mut out = AlignedBytes::zeroed(outputs[0].dense_bytes());
+        let mut outs: Vec<AlignedBytes> =
+            outputs.iter().map(|d| AlignedBytes::zeroed(d.dense_bytes())).collect();
+        let pointers: Vec<*mut u8> = outs.iter_mut().map(|b| b.as_mut_slice().as_mut_ptr()).collect();
         let mut scratch = AlignedBytes::zeroed(kernel.scratch_bytes());
         let mut workspace = AlignedBytes::zeroed(kernel.workspace_bytes());
         let inputs: Vec<*const u8> = packed.iter().map(|b| b.as_slice().as_ptr()).collect();
         let args = Args {
             inputs: &inputs,
-            outputs: &[out.as_mut_slice().as_mut_ptr()],
+            outputs: &pointers,
             scratch: scratch.as_mut_slice().as_mut_ptr(),
             workspace: workspace.as_mut_slice().as_mut_ptr(),
         };
@@ -185,7 +190,7 @@ fn conv(
             (vec![kernel, kernel, c / groups, m], true),
             (vec![m], true),
         ],
-        out: vec![1, out, out, m],
+        outs: vec![vec![1, out, out, m]],
     }
 }
 
@@ -202,7 +207,7 @@ fn transpose(name: &'static str, c: usize, m: usize, size: usize, kernel: usize,
             epilogue: Epilogue { bias: true, post: None },
         }),
         inputs: vec![(vec![1, size, size, c], false), (vec![kernel, kernel, c, m], true), (vec![m], true)],
-        out: vec![1, out, out, m],
+        outs: vec![vec![1, out, out, m]],
     }
 }
 
@@ -211,7 +216,7 @@ fn gemm(name: &'static str, m: usize, k: usize, n: usize) -> Layer {
         name,
         op: Op::MatMul(MatMul { epilogue: Epilogue { bias: true, post: None }, ..MatMul::default() }),
         inputs: vec![(vec![m, k], false), (vec![k, n], true), (vec![n], true)],
-        out: vec![m, n],
+        outs: vec![vec![m, n]],
     }
 }
 
@@ -230,7 +235,7 @@ fn batched(name: &'static str, b: usize, m: usize, k: usize, n: usize, trans_b: 
         name,
         op: Op::MatMul(MatMul { trans_b, ..MatMul::default() }),
         inputs: vec![(vec![b, m, k], false), (if trans_b { vec![b, n, k] } else { vec![b, k, n] }, false)],
-        out: vec![b, m, n],
+        outs: vec![vec![b, m, n]],
     }
 }
 
@@ -252,7 +257,33 @@ fn attention(
         inputs: [shape(groups * heads, queries), shape(groups, keys), shape(groups, keys)]
             .map(|s| (s, false))
             .into(),
-        out: shape(groups * heads, queries),
+        outs: vec![shape(groups * heads, queries)],
+    }
+}
+
+fn lstm(name: &'static str, steps: usize, batch: usize, width: usize, hidden: usize) -> Layer {
+    Layer {
+        name,
+        op: Op::from(Rnn {
+            kind: RnnKind::Lstm,
+            direction: Direction::Forward,
+            hidden,
+            activations: vec![Activation::Sigmoid, Activation::Tanh, Activation::Tanh],
+            clip: None,
+            linear_before_reset: false,
+            input_forget: false,
+            bias: false,
+            sequence_lens: false,
+            initial_h: false,
+            initial_c: false,
+            peephole: false,
+        }),
+        inputs: vec![
+            (vec![steps, batch, width], false),
+            (vec![1, 4 * hidden, width], true),
+            (vec![1, 4 * hidden, hidden], true),
+        ],
+        outs: vec![vec![steps, 1, batch, hidden], vec![1, batch, hidden], vec![1, batch, hidden]],
     }
 }
 
@@ -309,6 +340,8 @@ fn layers() -> Vec<Layer> {
         attention("attention causal 12x 512x64", 12, 1, 512, 512, 64, true),
         attention("attention grouped 2x4 512x128", 2, 4, 512, 512, 128, true),
         attention("attention decode 12x 1x512x64", 12, 1, 1, 512, 64, false),
+        lstm("lstm 100x1 128>128", 100, 1, 128, 128),
+        lstm("lstm 60x16 256>256", 60, 16, 256, 256),
         gemm("decode 1x768x3072", 1, 768, 3072),
         gemm("decode 1x768x50257", 1, 768, 50257),
         gemm("head 1x2048x1000", 1, 2048, 1000),
