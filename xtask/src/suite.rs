@@ -45,6 +45,7 @@ const CORE: &[&str] = &[
     "onnxruntime/test_steady_state.py",
     "onnxruntime/test_contrib.py",
     "onnxruntime/test_contrib_attention.py",
+    "onnxruntime/test_contrib_early.py",
     "onnxruntime/test_contrib_grouped.py",
     "onnxruntime/test_spatial.py",
     "onnxruntime/test_signal.py",

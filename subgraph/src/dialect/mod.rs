@@ -58,6 +58,9 @@ fn unknown(domain: &str, op_type: &str) -> Reject {
     let name = if domain.is_empty() { op_type.to_owned() } else { format!("{domain}.{op_type}") };
     match is_control_flow(domain, op_type) || tf::is_control_flow(domain, op_type) {
         true => Reject::new("control flow stays with the host").remedy(Remedy::HostOnly),
+        false if rows().all(|row| row.domain != domain) => {
+            Reject::hosted(format!("operator {name} is of a domain that only the host knows"))
+        }
         false => Reject::new(format!("operator {name} is not supported")),
     }
 }

@@ -39,6 +39,17 @@ impl Reject {
         Reject::new(reason).remedy(Remedy::Correct)
     }
 
+    /// Of a node that only the host can run, or better leaves to it.
+    pub fn hosted(reason: impl Into<String>) -> Reject {
+        Reject::new(reason).remedy(Remedy::HostOnly)
+    }
+
+    /// States the value that an attribute, an optional operand or a result would have to have; an empty one: none.
+    #[must_use]
+    pub fn wants(self, name: impl Into<String>, wanted: impl Into<String>) -> Reject {
+        self.remedy(Remedy::Attribute { name: name.into(), wanted: wanted.into() })
+    }
+
     /// States what would have to change.
     #[must_use]
     pub fn remedy(self, remedy: Remedy) -> Reject {

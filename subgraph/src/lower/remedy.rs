@@ -18,7 +18,7 @@ pub enum Remedy {
     FixDims { value: String },
     /// Make a value a constant of the model.
     MakeConstant { value: String },
-    /// Give an attribute or optional operand another value.
+    /// Give an attribute or optional operand another value; an empty one: leave it out.
     Attribute { name: String, wanted: String },
     /// Mend the model: the node is not what the specification allows.
     Correct,
@@ -55,6 +55,7 @@ impl fmt::Display for Remedy {
             Remedy::DeclareType { value } => write!(f, "state type and rank of {value:?} in the model"),
             Remedy::FixDims { value } => write!(f, "give the dims of {value:?} fixed sizes"),
             Remedy::MakeConstant { value } => write!(f, "make {value:?} a constant of the model"),
+            Remedy::Attribute { name, wanted } if wanted.is_empty() => write!(f, "leave out {name}"),
             Remedy::Attribute { name, wanted } => write!(f, "set {name} to {wanted}"),
             Remedy::Correct => f.write_str("mend the model: the specification does not allow this"),
             Remedy::Host { least } => write!(f, "use version {least} of the host or later"),

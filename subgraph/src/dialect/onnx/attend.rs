@@ -25,7 +25,7 @@ pub(super) struct Scores {
 /// query heads that share a key head stand beside each other.
 pub(super) fn attend(n: &mut NodeLowering, [q, k, v]: [ValueId; 3], scores: Scores) -> Result<ValueId> {
     if [q, k, v].iter().any(|&value| n.rank(value) != 4) {
-        return Err(Reject::new("queries, keys and values want rank 3 or 4"));
+        return Err(Reject::invalid("queries, keys and values want rank 3 or 4"));
     }
     let (dtype, rows, keys) = (n.dtype(q), n.shape(q)[2].clone(), n.shape(k)[2].clone());
     let is_one_operator = scores.cap == 0.0 && matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
@@ -128,7 +128,7 @@ pub(super) fn positions(n: &mut NodeLowering, start: &Dim, len: &Dim) -> Result<
 pub(super) fn scale(n: &NodeLowering, q: ValueId) -> Result<f64> {
     match (n.float_or("scale", 0.0)?, n.shape(q).last().and_then(Dim::fixed)) {
         (0.0, Some(size)) if size > 0 => Ok(1.0 / (size as f64).sqrt()),
-        (0.0, _) => Err(Reject::new("the head size is not constant")),
+        (0.0, _) => Err(n.wants_fixed_dims(0, "the head size is not constant")),
         (scale, _) => Ok(f64::from(scale)),
     }
 }

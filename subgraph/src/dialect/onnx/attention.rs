@@ -15,17 +15,22 @@ pub(super) const ROWS: &[Row] = &[row("Attention", 23, attention)];
 /// `softmax(q k' * scale + mask) v`, a row without any key giving 0. The softmax has the precision of `f32` at least, whatever
 /// `softmax_precision` asks for.
 fn attention(n: &mut NodeLowering) -> Result<()> {
-    if n.wants(3)
-        || n.has(6)
-        || n.int_or("left_window_size", -1)? >= 0
-        || n.int_or("right_window_size", -1)? >= 0
-    {
-        return Err(Reject::new("windows, ragged caches and the scores as output are not supported"));
+    for (given, name) in [(n.wants(3), "qk_matmul_output"), (n.has(6), "nonpad_kv_seqlen")] {
+        if given {
+            return Err(Reject::new(format!("{name} is not supported")).wants(name, ""));
+        }
+    }
+    for name in ["left_window_size", "right_window_size"] {
+        if n.int_or(name, -1)? >= 0 {
+            return Err(Reject::new(format!("attribute {name} is not supported")).wants(name, "-1"));
+        }
     }
     if let Some(element_type) = n.int("softmax_precision")?
         && !dtype_of(element_type).is_some_and(DType::is_float)
     {
-        return Err(Reject::new("softmax_precision is not supported"));
+        return Err(
+            Reject::new("softmax_precision is not supported").wants("softmax_precision", "a type of floats")
+        );
     }
     let (mut q, mut k, mut v) = (n.input(0)?, n.input(1)?, n.input(2)?);
     let merged = n.rank(q) == 3;
@@ -37,7 +42,7 @@ fn attention(n: &mut NodeLowering) -> Result<()> {
     }
     let mut offset = Dim::Fixed(0);
     if let (Some(past_k), Some(past_v)) = (n.optional(4)?, n.optional(5)?) {
-        offset = n.shape(past_k).get(2).cloned().ok_or_else(|| Reject::new("past_key wants rank 4"))?;
+        offset = n.shape(past_k).get(2).cloned().ok_or_else(|| Reject::invalid("past_key wants rank 4"))?;
         k = n.emit(ops::Concat { axis: 2 }, &[past_k, k])?;
         v = n.emit(ops::Concat { axis: 2 }, &[past_v, v])?;
     }

@@ -41,7 +41,7 @@ fn labels(text: &str, rank: Option<usize>, ellipsis: usize) -> Result<Vec<Label>
             labels.push(letter as Label);
             rest = &rest[1..];
         } else {
-            return Err(Reject::new(format!("term {text:?} is not understood")));
+            return Err(Reject::invalid(format!("term {text:?} is not understood")));
         }
     }
     Ok(labels)
@@ -56,7 +56,7 @@ pub(in crate::dialect) fn einsum(n: &mut NodeLowering) -> Result<()> {
     let values = n.inputs()?;
     let texts: Vec<&str> = left.split(',').collect();
     if texts.len() != values.len() {
-        return Err(Reject::new(format!("equation {equation:?} does not have {} terms", values.len())));
+        return Err(Reject::invalid(format!("equation {equation:?} does not have {} terms", values.len())));
     }
     let letters = |text: &str| text.chars().filter(|letter| letter.is_ascii_alphabetic()).count();
     let ellipsis = texts
@@ -84,11 +84,11 @@ pub(in crate::dialect) fn einsum(n: &mut NodeLowering) -> Result<()> {
     if (1..output.len()).any(|index| output[..index].contains(&output[index]))
         || output.iter().any(|label| !terms.iter().any(|term| term.labels.contains(label)))
     {
-        return Err(Reject::new(format!("the output of equation {equation:?} is not understood")));
+        return Err(Reject::invalid(format!("the output of equation {equation:?} is not understood")));
     }
 
     let mut terms = terms.into_iter();
-    let Some(mut result) = terms.next() else { return Err(Reject::new("no operands")) };
+    let Some(mut result) = terms.next() else { return Err(Reject::invalid("no operands")) };
     let rest: Vec<Term> = terms.collect();
     for (index, term) in rest.iter().enumerate() {
         let later: Vec<Label> =
@@ -100,7 +100,7 @@ pub(in crate::dialect) fn einsum(n: &mut NodeLowering) -> Result<()> {
         .iter()
         .map(|label| result.labels.iter().position(|candidate| candidate == label))
         .collect::<Option<_>>()
-        .ok_or_else(|| Reject::new("the output has a label that no operand has"))?;
+        .ok_or_else(|| Reject::invalid("the output has a label that no operand has"))?;
     let y = n.transpose(result.value, &perm)?;
     n.set(0, y);
     Ok(())

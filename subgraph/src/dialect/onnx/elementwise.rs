@@ -4,7 +4,7 @@ use engraft_network::{BinaryOp, DType, Dim, ExprId, UnaryOp, ValueId, ops};
 
 use super::super::Row;
 use super::{FIRST, row};
-use crate::lower::{ExprBuilder, Known, NodeLowering, Reject, Remedy};
+use crate::lower::{ExprBuilder, Known, NodeLowering, Reject};
 use crate::onnx::dtype_of;
 
 type Result<T> = std::result::Result<T, Reject>;
@@ -450,7 +450,9 @@ pub(in crate::dialect) fn cast_to(n: &mut NodeLowering, to: DType) -> Result<()>
         return n.forward(0, 0);
     }
     if matches!(to, DType::F8E4M3 | DType::F8E5M2) && n.int_or("saturate", 1)? == 0 {
-        return Err(Reject::new("casting to 8-bit floats without saturation is not supported"));
+        return Err(
+            Reject::new("casting to 8-bit floats without saturation is not supported").wants("saturate", "1")
+        );
     }
     if from.is_float() && to.bits() == 4 {
         return Err(Reject::new("casting floats to 4-bit integers is not supported"));
@@ -473,8 +475,7 @@ fn dropout(n: &mut NodeLowering) -> Result<()> {
         None => Some(0),
     };
     if training != Some(0) {
-        return Err(Reject::new("dropout in training mode is not supported")
-            .remedy(Remedy::Attribute { name: "training_mode".to_owned(), wanted: "false".to_owned() }));
+        return Err(Reject::new("dropout in training mode is not supported").wants("training_mode", "false"));
     }
     n.forward(0, 0)?;
     if n.wants(1) {

@@ -106,7 +106,7 @@ fn causal_conv(n: &mut NodeLowering) -> Result<()> {
     let groups = channels
         .fixed()
         .and_then(|size| usize::try_from(size).ok())
-        .ok_or_else(|| Reject::new("the number of channels is not constant"))?;
+        .ok_or_else(|| n.wants_fixed_dims(0, "the number of channels is not constant"))?;
     let kept = taps.sub(&Dim::Fixed(1));
     let padded = match past {
         Some(past) => n.emit(ops::Concat { axis: 2 }, &[past, x])?,

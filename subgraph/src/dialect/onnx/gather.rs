@@ -18,14 +18,7 @@ pub(super) const ROWS: &[Row] = &[
         n.set(0, y);
         Ok(())
     }),
-    row("GatherND", 11, |n| {
-        let batch_dims = usize::try_from(n.int_or("batch_dims", 0)?)
-            .map_err(|_| Reject::new("negative batch_dims are not supported"))?;
-        let (x, indices) = (n.input(0)?, n.input(1)?);
-        let y = n.emit(ops::GatherNd { batch_dims }, &[x, indices])?;
-        n.set(0, y);
-        Ok(())
-    }),
+    row("GatherND", 11, gather_nd),
     row("Scatter", 9, scatter_elements),
     row("ScatterElements", 11, scatter_elements),
     row("ScatterND", 11, |n| {
@@ -46,6 +39,15 @@ pub(super) const ROWS: &[Row] = &[
         Ok(())
     }),
 ];
+
+pub(super) fn gather_nd(n: &mut NodeLowering) -> Result<()> {
+    let batch_dims = usize::try_from(n.int_or("batch_dims", 0)?)
+        .map_err(|_| Reject::invalid("negative batch_dims are not defined"))?;
+    let (x, indices) = (n.input(0)?, n.input(1)?);
+    let y = n.emit(ops::GatherNd { batch_dims }, &[x, indices])?;
+    n.set(0, y);
+    Ok(())
+}
 
 fn gather(n: &mut NodeLowering) -> Result<()> {
     let axis = n.axis("axis", 0, n.input_type(0)?.rank())?;
@@ -163,7 +165,7 @@ fn reverse_sequence(n: &mut NodeLowering) -> Result<()> {
     match (n.int_or("batch_axis", 1)?, n.int_or("time_axis", 0)?) {
         (1, 0) => reverse_steps(n, true),
         (0, 1) => reverse_steps(n, false),
-        axes => Err(Reject::new(format!("batch and time axes {axes:?} are not defined"))),
+        axes => Err(Reject::invalid(format!("batch and time axes {axes:?} are not defined"))),
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) const ROWS: &[Row] = &[
 pub(super) fn matmul(n: &mut NodeLowering, a: ValueId, b: ValueId) -> Result<ValueId> {
     let (left, right) = (n.shape(a), n.shape(b));
     if left.is_empty() || right.is_empty() {
-        return Err(Reject::new("a product with a scalar is not a matrix product"));
+        return Err(Reject::invalid("a product with a scalar is not a matrix product"));
     }
     let one = Dim::Fixed(1);
     let a = match left.as_slice() {
@@ -62,7 +62,7 @@ pub(super) fn gemm(n: &mut NodeLowering) -> Result<ValueId> {
     let (trans_a, trans_b) = (n.flag("transA")?, n.flag("transB")?);
     let (a, b, c) = (n.input(0)?, n.input(1)?, n.optional(2)?);
     if n.rank(a) != 2 || n.rank(b) != 2 {
-        return Err(Reject::new("Gemm wants matrices"));
+        return Err(Reject::invalid("Gemm wants matrices"));
     }
     let columns = n.shape(b)[usize::from(!trans_b)].clone();
     let product = ops::MatMul { trans_a, trans_b, ..ops::MatMul::default() };

@@ -36,19 +36,19 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 fn strings(_: &mut NodeLowering) -> Result<()> {
-    Err(Reject::new("tables of strings and categories stay with the host"))
+    Err(Reject::hosted("tables of strings and categories stay with the host"))
 }
 
 fn maps(_: &mut NodeLowering) -> Result<()> {
-    Err(Reject::new("maps stay with the host"))
+    Err(Reject::hosted("maps stay with the host"))
 }
 
 fn trees(_: &mut NodeLowering) -> Result<()> {
-    Err(Reject::new("walks through trees have no arithmetic to gain from"))
+    Err(Reject::hosted("walks through trees have no arithmetic to gain from"))
 }
 
 fn support_vectors(_: &mut NodeLowering) -> Result<()> {
-    Err(Reject::new("support vector machines stay with the host"))
+    Err(Reject::hosted("support vector machines stay with the host"))
 }
 
 fn f32s(n: &mut NodeLowering, shape: &[usize], values: &[f32]) -> Result<ValueId> {
@@ -85,7 +85,7 @@ fn normalizer(n: &mut NodeLowering) -> Result<()> {
         other => return Err(Reject::invalid(format!("norm {other:?} is not defined"))),
     };
     let x = features(n, 0)?;
-    let axes = vec![n.rank(x).checked_sub(1).ok_or_else(|| Reject::new("a scalar has no features"))?];
+    let axes = vec![n.rank(x).checked_sub(1).ok_or_else(|| Reject::invalid("a scalar has no features"))?];
     let norm = n.emit(ops::Reduce { op, axes, keep_dims: true }, &[x])?;
     let y = n.pointwise(&[x, norm], |e| {
         let (x, norm, zero, one) = (e.input(0), e.input(1), e.number(0.0), e.number(1.0));
@@ -146,7 +146,7 @@ fn feature_vectorizer(n: &mut NodeLowering) -> Result<()> {
         || stated.len() != parts.len()
         || stated.iter().zip(&widths).any(|(stated, width)| Some(*stated) != *width)
     {
-        return Err(Reject::new("inputdimensions are not the widths of the operands"));
+        return Err(Reject::invalid("inputdimensions are not the widths of the operands"));
     }
     let y = n.emit(ops::Concat { axis: 1 }, &parts)?;
     n.set(0, y);
@@ -159,7 +159,7 @@ fn array_feature_extractor(n: &mut NodeLowering) -> Result<()> {
     let indices = n.reshape(indices, vec![count.clone()])?;
     let rank = n.rank(x);
     let mut y = match rank {
-        0 => return Err(Reject::new("a scalar has no features")),
+        0 => return Err(Reject::invalid("a scalar has no features")),
         _ => n.emit(ops::Gather { axis: rank - 1 }, &[x, indices])?,
     };
     if rank == 1 {
@@ -215,7 +215,7 @@ fn linear_regressor(n: &mut NodeLowering) -> Result<()> {
 
 fn linear_classifier(n: &mut NodeLowering) -> Result<()> {
     if matches!(n.attribute("classlabels_strings"), Some(Attribute::Strings(labels)) if !labels.is_empty()) {
-        return Err(Reject::new("labels that are strings stay with the host"));
+        return Err(Reject::hosted("labels that are strings stay with the host"));
     }
     let labels = n.ints("classlabels_ints")?.unwrap_or_default();
     let classes = n.floats("intercepts")?.map_or(0, |intercepts| intercepts.len());

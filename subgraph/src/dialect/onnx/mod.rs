@@ -56,6 +56,8 @@ pub(super) const TABLES: &[&[Row]] = &[
     attention::ROWS,
     rotary::ROWS,
     contrib::activation::ROWS,
+    contrib::early::ROWS,
+    contrib::gated::ROWS,
     contrib::linear::ROWS,
     contrib::norm::ROWS,
     contrib::rotary::ROWS,

@@ -4,7 +4,7 @@ use engraft_network::{BinaryOp, DType, Dim, Scalar, UnaryOp, ValueId, ops};
 
 use super::super::Row;
 use super::{FIRST, row};
-use crate::lower::{NodeLowering, Reject, Remedy};
+use crate::lower::{NodeLowering, Reject};
 
 type Result<T> = std::result::Result<T, Reject>;
 
@@ -46,11 +46,12 @@ fn per_channel(n: &mut NodeLowering, vector: ValueId, rank: usize) -> Result<Val
 /// As in inference: `x * a + b` with `a = scale / sqrt(variance + epsilon)`, `b = bias - mean * a`.
 fn batch_norm(n: &mut NodeLowering) -> Result<()> {
     if n.flag("training_mode")? || (1..n.output_count()).any(|index| n.wants(index)) {
-        return Err(Reject::new("batch normalization in training mode is not supported")
-            .remedy(Remedy::Attribute { name: "training_mode".to_owned(), wanted: "0".to_owned() }));
+        return Err(
+            Reject::new("batch normalization in training mode is not supported").wants("training_mode", "0")
+        );
     }
     if n.int_or("spatial", 1)? == 0 {
-        return Err(Reject::new("batch normalization per activation is not supported"));
+        return Err(Reject::new("batch normalization per activation is not supported").wants("spatial", "1"));
     }
     let epsilon = n.float_or("epsilon", 1e-5)?;
     let x = n.input(0)?;
@@ -102,7 +103,8 @@ fn group_norm(n: &mut NodeLowering, per_group: bool) -> Result<()> {
     let op = ops::GroupNorm { groups, epsilon: epsilon(n, 1e-5)? };
     let mut inputs = n.inputs()?;
     if per_group && inputs.len() == 3 {
-        let channels = n.shape(inputs[0]).get(1).cloned().ok_or_else(|| Reject::new("no channel axis"))?;
+        let channels =
+            n.shape(inputs[0]).get(1).cloned().ok_or_else(|| Reject::invalid("no channel axis"))?;
         let count = Dim::Fixed(groups as i64);
         let each = channels.floor_div(&count);
         for vector in &mut inputs[1..] {

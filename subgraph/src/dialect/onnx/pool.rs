@@ -1,6 +1,6 @@
 //! Pooling: channels-last inside, transposed at the borders; global pools are reductions.
 
-use engraft_network::{BinaryOp, Dim, UnaryOp, ops};
+use engraft_network::{BinaryOp, Dim, UnaryOp, ValueId, ops};
 
 use super::super::Row;
 use super::conv::{padding, size_of, sizes, spatial_axes};
@@ -34,11 +34,32 @@ pub(super) const ROWS: &[Row] = &[
 
 fn pool(n: &mut NodeLowering, kind: ops::PoolKind) -> Result<()> {
     let x = n.input(0)?;
+    let op = windows(n, x, kind)?;
+    let x = n.channels_last(x)?;
+    let outputs = n.emit_many(op, &[x])?;
+    for (index, &output) in outputs.iter().enumerate() {
+        let y = n.channels_first(output)?;
+        n.set(index, y);
+    }
+    Ok(())
+}
+
+/// The maximum pool of an image whose channels stand last, as those of the result do.
+pub(super) fn max_pool_channels_last(n: &mut NodeLowering) -> Result<()> {
+    let x = n.input(0)?;
+    let op = windows(n, x, ops::PoolKind::Max)?;
+    let y = n.emit(op, &[x])?;
+    n.set(0, y);
+    Ok(())
+}
+
+/// The pool that the attributes of a node tell, over an image.
+fn windows(n: &NodeLowering, x: ValueId, kind: ops::PoolKind) -> Result<ops::Pool> {
     let spatial = spatial_axes(n, x)?;
     if n.ints("kernel_shape")?.is_none() {
         return Err(Reject::invalid("attribute kernel_shape is missing"));
     }
-    let op = ops::Pool {
+    Ok(ops::Pool {
         kind,
         kernel: sizes(n, "kernel_shape", spatial, 1)?,
         strides: sizes(n, "strides", spatial, 1)?,
@@ -47,14 +68,7 @@ fn pool(n: &mut NodeLowering, kind: ops::PoolKind) -> Result<()> {
         ceil_mode: n.flag("ceil_mode")?,
         indices: n.wants(1),
         column_major: n.wants(1) && n.flag("storage_order")?,
-    };
-    let x = n.channels_last(x)?;
-    let outputs = n.emit_many(op, &[x])?;
-    for (index, &output) in outputs.iter().enumerate() {
-        let y = n.channels_first(output)?;
-        n.set(index, y);
-    }
-    Ok(())
+    })
 }
 
 fn global(n: &mut NodeLowering, op: ops::ReduceOp) -> Result<()> {

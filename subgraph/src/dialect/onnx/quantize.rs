@@ -18,7 +18,7 @@ pub(super) const ROWS: &[Row] = &[
 /// The quantized axis, which only a scale that is no scalar has, and the block size along it.
 fn axis_and_block(n: &NodeLowering, rank: usize, scale: ValueId) -> Result<(usize, usize)> {
     let block =
-        usize::try_from(n.int_or("block_size", 0)?).map_err(|_| Reject::new("negative block_size"))?;
+        usize::try_from(n.int_or("block_size", 0)?).map_err(|_| Reject::invalid("negative block_size"))?;
     let position = if n.rank(scale) == 0 { 0 } else { axis(n.int_or("axis", 1)?, rank)? };
     Ok((position, block))
 }

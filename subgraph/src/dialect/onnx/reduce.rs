@@ -85,7 +85,7 @@ pub(in crate::dialect) fn cumulative(n: &mut NodeLowering, product: bool) -> Res
     let x = n.input(0)?;
     let position = match n.integers(1, "the axis")?.as_slice() {
         [position] => axis(*position, n.rank(x))?,
-        other => return Err(Reject::new(format!("{} axes", other.len()))),
+        other => return Err(Reject::invalid(format!("{} axes", other.len()))),
     };
     let (exclusive, reverse) = (n.flag("exclusive")?, n.flag("reverse")?);
     let y = n.emit(ops::Cumulative { product, axis: position, exclusive, reverse }, &[x])?;

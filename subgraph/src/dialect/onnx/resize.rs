@@ -14,11 +14,11 @@ pub(super) const ROWS: &[Row] = &[
         upsample(n, scales)
     }),
     row("Upsample", 9, |n| {
-        let scales = scales(n, 1)?.ok_or_else(|| Reject::new("scales are missing"))?;
+        let scales = scales(n, 1)?.ok_or_else(|| Reject::invalid("scales are missing"))?;
         upsample(n, scales)
     }),
     row("Resize", 10, |n| {
-        let scales = scales(n, 1)?.ok_or_else(|| Reject::new("scales are missing"))?;
+        let scales = scales(n, 1)?.ok_or_else(|| Reject::invalid("scales are missing"))?;
         upsample(n, scales)
     }),
     row("Resize", 11, resize),
@@ -29,7 +29,7 @@ fn scales(n: &NodeLowering, index: usize) -> Result<Option<Vec<f32>>> {
     if !n.has(index) || n.input_type(index)?.count().fixed() == Some(0) {
         return Ok(None);
     }
-    let tensor = n.constant(index).ok_or_else(|| Reject::new("the scales depend on data"))?;
+    let tensor = n.constant(index).ok_or_else(|| n.wants_constant(index, "the scales depend on data"))?;
     Ok(Some((0..tensor.count()).map(|index| tensor.get_f64(index) as f32).collect()))
 }
 
@@ -86,7 +86,8 @@ fn resize(n: &mut NodeLowering) -> Result<()> {
         None => (0..shape.len()).collect(),
     };
     if n.string_or("keep_aspect_ratio_policy", "stretch")? != "stretch" {
-        return Err(Reject::new("keep_aspect_ratio_policy is not supported"));
+        return Err(Reject::new("keep_aspect_ratio_policy is not supported")
+            .wants("keep_aspect_ratio_policy", "stretch"));
     }
     let coordinates = coordinates(n, &axes, shape.len())?;
     let mut sizes = shape.to_vec();
@@ -110,7 +111,7 @@ fn resize(n: &mut NodeLowering) -> Result<()> {
             sizes[axis] = size;
         }
     } else {
-        return Err(Reject::new("neither scales nor sizes are given"));
+        return Err(Reject::invalid("neither scales nor sizes are given"));
     }
     if sizes.as_slice() == shape.as_slice() && !given_scales {
         return n.forward(0, 0);

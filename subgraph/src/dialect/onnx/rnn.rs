@@ -31,9 +31,11 @@ fn recurrent(n: &mut NodeLowering, kind: ops::RnnKind) -> Result<()> {
     let (initial_c, peephole) = if lstm { (n.optional(6)?, n.optional(7)?) } else { (None, None) };
     let hidden = match n.int("hidden_size")? {
         Some(size) => size,
-        None => {
-            n.shape(r).last().and_then(Dim::fixed).ok_or_else(|| Reject::new("hidden_size is not known"))?
-        }
+        None => n
+            .shape(r)
+            .last()
+            .and_then(Dim::fixed)
+            .ok_or_else(|| n.wants_fixed_dims(2, "hidden_size is not known"))?,
     };
     let hidden = size_of("hidden_size", hidden)?;
     let op = ops::Rnn {
@@ -94,7 +96,7 @@ fn activations(n: &NodeLowering, kind: ops::RnnKind, directions: usize) -> Resul
         Some(Attribute::Strings(list)) => {
             list.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
         }
-        Some(_) => return Err(Reject::new("attribute activations has an unexpected type")),
+        Some(_) => return Err(Reject::invalid("attribute activations has an unexpected type")),
     };
     if names.len() != defaults.len() * directions {
         return Err(Reject::invalid(format!("{} activations for {directions} directions", names.len())));

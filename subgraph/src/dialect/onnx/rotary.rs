@@ -60,7 +60,7 @@ pub(super) fn beside(n: &mut NodeLowering, mut angles: [ValueId; 2], axis: usize
     for table in &mut angles {
         let mut shape = n.shape(*table);
         if shape.len() != 3 {
-            return Err(Reject::new("cos and sin of a position want rank 3"));
+            return Err(Reject::invalid("cos and sin of a position want rank 3"));
         }
         shape.insert(axis, Dim::Fixed(1));
         *table = n.reshape(*table, shape)?;

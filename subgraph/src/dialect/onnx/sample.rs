@@ -18,7 +18,7 @@ pub(super) const ROWS: &[Row] = &[
     row("DeformConv", 19, deform_conv),
 ];
 
-fn grid_sample(n: &mut NodeLowering) -> Result<()> {
+pub(super) fn grid_sample(n: &mut NodeLowering) -> Result<()> {
     let default = if n.opset() < 20 { "bilinear" } else { "linear" };
     let mode = match n.string_or("mode", default)? {
         "nearest" => ops::SampleMode::Nearest,
@@ -131,7 +131,7 @@ fn roi_align(n: &mut NodeLowering) -> Result<()> {
         && match n.string_or("coordinate_transformation_mode", "half_pixel")? {
             "half_pixel" => true,
             "output_half_pixel" => false,
-            other => return Err(Reject::new(format!("coordinates {other:?} are not defined"))),
+            other => return Err(Reject::invalid(format!("coordinates {other:?} are not defined"))),
         };
     let op = ops::RoiAlign {
         max,
@@ -185,7 +185,7 @@ fn deform_conv(n: &mut NodeLowering) -> Result<()> {
     }
     let kernel: Option<Vec<usize>> =
         [height, width].iter().map(|size| usize::try_from(size.fixed()?).ok()).collect();
-    let kernel = kernel.ok_or_else(|| Reject::new("a kernel of unknown size"))?;
+    let kernel = kernel.ok_or_else(|| n.wants_fixed_dims(1, "a kernel of unknown size"))?;
     if n.ints("kernel_shape")?.is_some() && sizes(n, "kernel_shape", 2, 1)? != kernel {
         return Err(Reject::invalid("kernel_shape is not that of the weights"));
     }

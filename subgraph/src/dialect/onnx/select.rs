@@ -44,6 +44,13 @@ fn non_max_suppression(n: &mut NodeLowering) -> Result<()> {
 }
 
 fn unique(n: &mut NodeLowering) -> Result<()> {
+    let sorted = n.int_or("sorted", 1)? != 0;
+    unique_of(n, sorted, [Some(0), Some(1), Some(2), Some(3)])
+}
+
+/// The unique elements, or slices along attribute `axis`, of operand 0: the node's outputs at the given places are these, where
+/// each stands first, for each element which it is, and how often each occurs.
+pub(super) fn unique_of(n: &mut NodeLowering, sorted: bool, places: [Option<usize>; 4]) -> Result<()> {
     let mut x = n.input(0)?;
     let axis = match n.int("axis")? {
         Some(position) => axis(position, n.rank(x))?,
@@ -53,15 +60,15 @@ fn unique(n: &mut NodeLowering) -> Result<()> {
             0
         }
     };
-    let sorted = n.int_or("sorted", 1)? != 0;
     let outputs = n.emit_many(ops::Unique { axis, sorted }, &[x])?;
     let count = n.told_size(outputs[4]);
-    for (index, axis) in [(0, axis), (1, 0), (3, 0)] {
-        if n.wants(index) {
-            let y = first(n, outputs[index], axis, &count)?;
-            n.set(index, y);
-        }
+    for (index, place) in places.into_iter().enumerate() {
+        let Some(place) = place.filter(|&place| n.wants(place)) else { continue };
+        let y = match index {
+            2 => outputs[2],
+            _ => first(n, outputs[index], if index == 0 { axis } else { 0 }, &count)?,
+        };
+        n.set(place, y);
     }
-    n.set(2, outputs[2]);
     Ok(())
 }

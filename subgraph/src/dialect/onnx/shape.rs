@@ -83,7 +83,7 @@ fn constant_of_shape(n: &mut NodeLowering) -> Result<()> {
         Some(Attribute::Tensor(tensor)) if tensor.count() == 1 => {
             tensor.reshaped(&[]).map_err(|error| Reject::new(error.to_string()))?
         }
-        Some(_) => return Err(Reject::new("attribute value is not one element")),
+        Some(_) => return Err(Reject::invalid("attribute value is not one element")),
     };
     filled(n, shape, element)
 }
@@ -104,18 +104,18 @@ pub(in crate::dialect) fn filled(n: &mut NodeLowering, shape: Vec<Dim>, element:
     Ok(())
 }
 
-/// `max(ceil((limit - start) / delta), 0)` elements.
+/// `max(ceil((limit - start) / delta), 0)` elements; without a delta it is 1.
 pub(in crate::dialect) fn range(n: &mut NodeLowering) -> Result<()> {
     let dtype = n.input_type(0)?.dtype;
     let bound = |n: &mut NodeLowering, index: usize, what: &str| -> Result<Dim> {
         match n.dims(index, what)?.as_slice() {
             [one] => Ok(one.clone()),
-            other => Err(Reject::new(format!("{what} has {} elements", other.len()))),
+            other => Err(Reject::invalid(format!("{what} has {} elements", other.len()))),
         }
     };
     let start = bound(n, 0, "the start of the range")?;
     let limit = bound(n, 1, "the limit of the range")?;
-    let delta = bound(n, 2, "the step of the range")?;
+    let delta = if n.has(2) { bound(n, 2, "the step of the range")? } else { Dim::Fixed(1) };
     let step = delta
         .fixed()
         .filter(|&step| step != 0 && step != i64::MIN)
@@ -130,7 +130,7 @@ pub(in crate::dialect) fn range(n: &mut NodeLowering) -> Result<()> {
         n.set_known(0, Known::vector(dtype, (0..count).map(element)));
         return Ok(());
     }
-    let operands = [n.input(0)?, n.input(2)?];
+    let operands = [n.input(0)?, if n.has(2) { n.input(2)? } else { n.scalar(dtype, 1.0)? }];
     let mut scalars = Vec::with_capacity(2);
     for operand in operands {
         scalars.push(n.reshape(operand, Vec::new())?);
@@ -177,7 +177,7 @@ pub(in crate::dialect) fn target_shape(
                 return Err(Reject::invalid(format!("the target shape has the size {size}")));
             }
             (_, Some(copied)) if may_copy => Dim::if_equal(dim, &zero, copied, dim),
-            (Some(0), None) if may_copy => return Err(Reject::new("a 0 has no axis to copy")),
+            (Some(0), None) if may_copy => return Err(Reject::invalid("a 0 has no axis to copy")),
             _ => dim.clone(),
         });
     }
@@ -283,7 +283,7 @@ fn squeeze(n: &mut NodeLowering) -> Result<()> {
 
 fn unsqueeze(n: &mut NodeLowering) -> Result<()> {
     let dims = n.input_type(0)?.shape;
-    let list = axes_argument(n)?.ok_or_else(|| Reject::new("axes are missing"))?;
+    let list = axes_argument(n)?.ok_or_else(|| Reject::invalid("axes are missing"))?;
     let added = axes(&list, dims.len() + list.len())?;
     let mut rest = dims.into_iter();
     let rank = rest.len() + added.len();
@@ -442,7 +442,7 @@ fn space_to_depth(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-fn trilu(n: &mut NodeLowering) -> Result<()> {
+pub(super) fn trilu(n: &mut NodeLowering) -> Result<()> {
     let upper = n.int_or("upper", 1)? != 0;
     let k = match n.has(1) {
         false => Dim::Fixed(0),

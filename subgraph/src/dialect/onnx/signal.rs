@@ -132,7 +132,7 @@ fn known(dim: &Dim, what: &str) -> Result<usize> {
     let size = dim.fixed().ok_or_else(|| Reject::new(format!("{what} is known only at run time")))?;
     match usize::try_from(size) {
         Ok(size) if size > 0 => Ok(size),
-        _ => Err(Reject::new(format!("{what} is {size}"))),
+        _ => Err(Reject::invalid(format!("{what} is {size}"))),
     }
 }
 
@@ -141,7 +141,7 @@ fn parts(n: &NodeLowering, x: ValueId) -> Result<usize> {
     match n.ty(x).shape.last().and_then(Dim::fixed) {
         Some(1) => Ok(1),
         Some(2) => Ok(2),
-        _ => Err(Reject::new("the last axis of a signal must hold 1 or 2 numbers")),
+        _ => Err(Reject::invalid("the last axis of a signal must hold 1 or 2 numbers")),
     }
 }
 
@@ -150,13 +150,13 @@ fn dft(n: &mut NodeLowering, axis: usize) -> Result<()> {
     let x = n.input(0)?;
     let rank = n.rank(x);
     if axis + 1 >= rank {
-        return Err(Reject::new("the axis of real and imaginary parts cannot be transformed"));
+        return Err(Reject::invalid("the axis of real and imaginary parts cannot be transformed"));
     }
     let (inverse, onesided) = (n.flag("inverse")?, n.flag("onesided")?);
     let parts = parts(n, x)?;
     match (onesided, inverse, parts) {
-        (true, false, 2) => return Err(Reject::new("half of a spectrum is only known of real signals")),
-        (true, true, 1) => return Err(Reject::new("an inverse of half a spectrum wants complex points")),
+        (true, false, 2) => return Err(Reject::invalid("half of a spectrum is only known of real signals")),
+        (true, true, 1) => return Err(Reject::invalid("an inverse of half a spectrum wants complex points")),
         _ => {}
     }
     let given = n.shape(x)[axis].clone();
@@ -174,7 +174,7 @@ fn dft(n: &mut NodeLowering, axis: usize) -> Result<()> {
     let x = n.transpose(x, &perm)?;
     let y = match length.fixed() {
         None if n.dtype(x) == DType::F64 => {
-            return Err(Reject::new("the length of a transform of f64 is known only at run time"));
+            return Err(n.wants_fixed_dims(0, "the length of a transform of f64 is known only at run time"));
         }
         None => n.emit(ops::Dft { length, inverse, onesided }, &[x])?,
         Some(_) => {

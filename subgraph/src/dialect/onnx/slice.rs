@@ -48,7 +48,7 @@ fn slice_inputs(n: &mut NodeLowering) -> Result<()> {
 fn slice(n: &mut NodeLowering, starts: &[Dim], ends: &[Dim], axes: &[i64], steps: &[i64]) -> Result<()> {
     let shape = n.input_type(0)?.shape;
     if [ends.len(), axes.len(), steps.len()].iter().any(|&len| len != starts.len()) {
-        return Err(Reject::new("starts, ends, axes and steps differ in length"));
+        return Err(Reject::invalid("starts, ends, axes and steps differ in length"));
     }
     let mut ranges: Vec<ops::SliceRange> = Vec::new();
     for index in 0..starts.len() {
@@ -199,7 +199,7 @@ fn split(n: &mut NodeLowering) -> Result<()> {
 }
 
 /// Negative pads cut off.
-fn pad(n: &mut NodeLowering) -> Result<()> {
+pub(super) fn pad(n: &mut NodeLowering) -> Result<()> {
     let x = n.input(0)?;
     let rank = n.rank(x);
     let pads: Vec<Dim> = match n.ints("pads")? {
@@ -264,7 +264,7 @@ fn pad(n: &mut NodeLowering) -> Result<()> {
 }
 
 fn padding_value(n: &mut NodeLowering, dtype: DType) -> Result<ValueId> {
-    if n.opset() < 11 {
+    if n.host().domain.is_empty() && n.opset() < 11 {
         let value = n.float_or("value", 0.0)?;
         return n.scalar(dtype, f64::from(value));
     }

@@ -79,8 +79,8 @@ fn output_type(n: &NodeLowering) -> Result<DType> {
 fn size(n: &mut NodeLowering, index: usize, what: &str) -> Result<Dim> {
     match n.dims(index, what)?.as_slice() {
         [size] if size.fixed().is_none_or(|size| size >= 0) => Ok(size.clone()),
-        [size] => Err(Reject::new(format!("{what} is {size}"))),
-        other => Err(Reject::new(format!("{what} has {} elements", other.len()))),
+        [size] => Err(Reject::invalid(format!("{what} is {size}"))),
+        other => Err(Reject::invalid(format!("{what} has {} elements", other.len()))),
     }
 }
 

@@ -47,7 +47,7 @@ fn bias_add(n: &mut NodeLowering) -> Result<()> {
 fn bias_split_gelu(n: &mut NodeLowering) -> Result<()> {
     let (x, bias) = (n.input(0)?, n.input(1)?);
     let x = n.binary(BinaryOp::Add, x, bias)?;
-    let axis = n.rank(x).checked_sub(1).ok_or_else(|| Reject::new("a scalar has no halves"))?;
+    let axis = n.rank(x).checked_sub(1).ok_or_else(|| Reject::invalid("a scalar has no halves"))?;
     let half = n.shape(x)[axis].floor_div(&Dim::Fixed(2));
     let part = |n: &mut NodeLowering, start: Dim| {
         n.emit(ops::Slice { ranges: vec![ops::SliceRange { axis, start, len: half.clone(), step: 1 }] }, &[x])

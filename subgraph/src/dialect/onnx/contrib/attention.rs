@@ -1,4 +1,4 @@
-//! Attention and MultiHeadAttention: as many heads of keys as of queries, masks as terms of the scores.
+//! Attention and the forms of MultiHeadAttention: as many heads of keys as of queries, masks as terms of the scores.
 
 use engraft_network::{BinaryOp, DType, Dim, ValueId, ops};
 
@@ -9,8 +9,26 @@ use crate::lower::{NodeLowering, Reject};
 
 type Result<T> = std::result::Result<T, Reject>;
 
-pub(in super::super) const ROWS: &[Row] =
-    &[row("Attention", attention), row("MultiHeadAttention", multi_head_attention)];
+pub(in super::super) const ROWS: &[Row] = &[
+    row("Attention", attention),
+    row("MultiHeadAttention", |n| {
+        refuse(n, &[(3, "qk")], &[(8, "past_sequence_length"), (9, "cache_indirection")])?;
+        multi_head_attention(n, Places { bias: 3, mask: (4, "key_padding_mask"), term: 5, past: [6, 7] })
+    }),
+    row("DecoderMaskedMultiHeadAttention", |n| {
+        refuse_flags(n, &["past_present_share_buffer", "output_qk"])?;
+        refuse(n, &[(3, "qk")], &[(8, "beam_width"), (9, "cache_indirection")])?;
+        multi_head_attention(n, Places { bias: 10, mask: (3, "mask_index"), term: 4, past: [5, 6] })
+    }),
+];
+
+/// Where the operands of a form of multi-head attention stand behind query, key and value.
+struct Places {
+    bias: usize,
+    mask: (usize, &'static str),
+    term: usize,
+    past: [usize; 2],
+}
 
 /// The operands of attention, `[B, N, S or L, D or E]`, and the states that are older than keys and values.
 struct Operands {
@@ -24,7 +42,8 @@ impl Operands {
     /// Keys and values with the past before them; its length.
     fn present(&self, n: &mut NodeLowering) -> Result<([ValueId; 2], Dim)> {
         let Some([past_k, past_v]) = self.past else { return Ok(([self.k, self.v], Dim::Fixed(0))) };
-        let length = n.shape(past_k).get(2).cloned().ok_or_else(|| Reject::new("the past wants heads"))?;
+        let length =
+            n.shape(past_k).get(2).cloned().ok_or_else(|| Reject::invalid("the past wants heads"))?;
         let k = n.emit(ops::Concat { axis: 2 }, &[past_k, self.k])?;
         let v = n.emit(ops::Concat { axis: 2 }, &[past_v, self.v])?;
         Ok(([k, v], length))
@@ -37,7 +56,8 @@ impl Operands {
         let mut scores = Scores { scale: scale(n, self.q)?, ..Scores::default() };
         if n.flag("unidirectional")? {
             if n.shape(self.q)[2] != n.shape(self.k)[2] {
-                return Err(Reject::new("unidirectional with as many keys as queries only"));
+                return Err(Reject::new("unidirectional with as many keys as queries only")
+                    .wants("unidirectional", "0"));
             }
             scores.causal = Some(past);
         }
@@ -123,7 +143,7 @@ fn attention(n: &mut NodeLowering) -> Result<()> {
     refuse_flags(n, &["past_present_share_buffer", "do_rotary"])?;
     let (x, weights, bias) = (n.input(0)?, n.input(1)?, n.optional(2)?);
     if n.rank(x) != 3 || n.rank(weights) != 2 {
-        return Err(Reject::new("input wants rank 3, weights want rank 2"));
+        return Err(Reject::invalid("input wants rank 3, weights want rank 2"));
     }
     let epilogue = ops::Epilogue { bias: bias.is_some(), post: None };
     let inputs: Vec<ValueId> = [x, weights].into_iter().chain(bias).collect();
@@ -180,11 +200,10 @@ fn attention(n: &mut NodeLowering) -> Result<()> {
 }
 
 /// Attention of operands query `[B, S, D]`, key `[B, L, D]` and value `[B, L, E]`, or packed: query `[B, S, N, 3, D / N]`
-/// alone, or key `[B, L, N, 2, D / N]` without value, or both as older states `[B, N, L, D / N]`. Behind them stand their
+/// alone, or key `[B, L, N, 2, D / N]` without value, or both as older states `[B, N, L, D / N]`. At `places` stand their
 /// biases in one vector, the mask, a term for the scores, and past keys and values `[B, N, P, D / N]`. Outputs 1 and 2 are
 /// the present ones.
-fn multi_head_attention(n: &mut NodeLowering) -> Result<()> {
-    refuse(n, &[(3, "qk")], &[(8, "past_sequence_length"), (9, "cache_indirection")])?;
+fn multi_head_attention(n: &mut NodeLowering, places: Places) -> Result<()> {
     let count = heads(n, "num_heads")?;
     let (query, key, value) = (n.input(0)?, n.optional(1)?, n.optional(2)?);
     let ranks = [Some(query), key, value].map(|operand| operand.map_or(0, |operand| n.rank(operand)));
@@ -201,7 +220,7 @@ fn multi_head_attention(n: &mut NodeLowering) -> Result<()> {
         }
         _ => return Err(Reject::new(format!("query, key and value of ranks {ranks:?} are not supported"))),
     };
-    if let Some(bias) = n.optional(3)? {
+    if let Some(bias) = n.optional(places.bias)? {
         let widths = parts.map(|part_of| match n.shape(part_of).as_slice() {
             [_, heads, _, size] if are_states && part_of != query => heads.mul(size),
             shape => Dim::product(&shape[2..]),
@@ -222,16 +241,16 @@ fn multi_head_attention(n: &mut NodeLowering) -> Result<()> {
         let with_heads = if n.rank(*part_of) == 3 { apart(n, *part_of, &count)? } else { *part_of };
         *part_of = n.transpose(with_heads, &[0, 2, 1, 3])?;
     }
-    let past = match (n.optional(6)?, n.optional(7)?) {
+    let past = match (n.optional(places.past[0])?, n.optional(places.past[1])?) {
         (Some(_), Some(_)) if are_states => {
             return Err(Reject::new("past_key beside key of rank 4 is not supported"));
         }
         (Some(k), Some(v)) => Some([k, v]),
         (None, None) => None,
-        _ => return Err(Reject::new("past_key and past_value come together")),
+        _ => return Err(Reject::invalid("past_key and past_value come together")),
     };
     let [q, k, v] = parts;
-    let [k, v] = Operands { q, k, v, past }.finish(n, (4, "key_padding_mask"), 5)?;
+    let [k, v] = Operands { q, k, v, past }.finish(n, places.mask, places.term)?;
     n.set(1, k);
     n.set(2, v);
     Ok(())
@@ -240,7 +259,7 @@ fn multi_head_attention(n: &mut NodeLowering) -> Result<()> {
 /// Operand `index` of the `count` that are packed in `[B, S, N, count, D]`: `[B, S, N, D]`.
 fn unpacked(n: &mut NodeLowering, packed: ValueId, count: i64, index: i64) -> Result<ValueId> {
     if n.shape(packed)[3].fixed() != Some(count) {
-        return Err(Reject::new(format!("packed operands want {count} on axis 3")));
+        return Err(Reject::invalid(format!("packed operands want {count} on axis 3")));
     }
     let one_of = part(n, packed, 3, (Dim::Fixed(index), Dim::Fixed(1), 1))?;
     let mut shape = n.shape(one_of);

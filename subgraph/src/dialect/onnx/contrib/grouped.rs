@@ -163,7 +163,7 @@ fn grouped(n: &mut NodeLowering) -> Result<()> {
     let cache = match (n.optional(3)?, n.optional(4)?) {
         (Some(k), Some(v)) if n.rank(k) == 4 && n.rank(v) == 4 => Some([k, v]),
         (None, None) => None,
-        _ => return Err(Reject::new("past_key and past_value come together, of rank 4")),
+        _ => return Err(Reject::invalid("past_key and past_value come together, of rank 4")),
     };
     let cached = cache.map(|[k, _]| n.shape(k)[2].clone());
     let total = match cached {
@@ -253,7 +253,7 @@ fn operands(n: &mut NodeLowering, count: &Dim, groups: &Dim) -> Result<[ValueId;
                 part(n, all, 2, (after, groups.clone(), 1))?,
             ]
         }
-        _ => return Err(Reject::new("key and value come together")),
+        _ => return Err(Reject::invalid("key and value come together")),
     };
     let epsilon = n.float_or("qk_norm_epsilon", 1e-6)?;
     for (index, (operand, name)) in [(14, "q_norm_epsilon"), (15, "k_norm_epsilon")].into_iter().enumerate() {

@@ -50,7 +50,7 @@ fn matmul(n: &mut NodeLowering) -> Result<ValueId> {
     for (operand, flag) in operands.iter_mut().zip(["transBatchA", "transBatchB"]) {
         let rank = n.rank(*operand);
         if rank < 2 {
-            return Err(Reject::new("FusedMatMul wants matrices"));
+            return Err(Reject::invalid("FusedMatMul wants matrices"));
         }
         if n.flag(flag)? {
             let perm: Vec<usize> = (1..rank - 1).chain([0, rank - 1]).collect();

@@ -6,6 +6,8 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
+pub(super) mod early;
+pub(super) mod gated;
 pub(super) mod grouped;
 pub(super) mod linear;
 pub(super) mod norm;
@@ -23,12 +25,12 @@ const fn row(op_type: &'static str, lower: fn(&mut NodeLowering) -> Result<(), R
 fn refuse(n: &NodeLowering, outputs: &[(usize, &str)], inputs: &[(usize, &str)]) -> Result<(), Reject> {
     for &(index, name) in outputs {
         if n.wants(index) {
-            return Err(Reject::new(format!("output {name} is not supported")));
+            return Err(Reject::new(format!("output {name} is not supported")).wants(name, ""));
         }
     }
     for &(index, name) in inputs {
         if n.has(index) {
-            return Err(Reject::new(format!("input {name} is not supported")));
+            return Err(Reject::new(format!("input {name} is not supported")).wants(name, ""));
         }
     }
     Ok(())
@@ -38,7 +40,7 @@ fn refuse(n: &NodeLowering, outputs: &[(usize, &str)], inputs: &[(usize, &str)])
 fn refuse_flags(n: &NodeLowering, names: &[&str]) -> Result<(), Reject> {
     for name in names {
         if n.flag(name)? {
-            return Err(Reject::new(format!("attribute {name} is not supported")));
+            return Err(Reject::new(format!("attribute {name} is not supported")).wants(*name, "0"));
         }
     }
     Ok(())

@@ -57,7 +57,7 @@ fn skip_layer_norm(n: &mut NodeLowering, rms: bool) -> Result<()> {
     let (x, skip, scale) = (n.input(0)?, n.input(1)?, n.input(2)?);
     let shift = if rms { None } else { n.optional(3)? };
     let bias = n.optional(if rms { 3 } else { 4 })?;
-    let axis = n.rank(x).checked_sub(1).ok_or_else(|| Reject::new("a scalar has no last axis"))?;
+    let axis = n.rank(x).checked_sub(1).ok_or_else(|| Reject::invalid("a scalar has no last axis"))?;
     let mut sum = n.binary(BinaryOp::Add, x, skip)?;
     if let Some(bias) = bias {
         sum = n.binary(BinaryOp::Add, sum, bias)?;
@@ -77,7 +77,7 @@ fn skip_layer_norm(n: &mut NodeLowering, rms: bool) -> Result<()> {
 fn embed_layer_norm(n: &mut NodeLowering) -> Result<()> {
     let words = n.input(0)?;
     let [batch, length] =
-        <[Dim; 2]>::try_from(n.shape(words)).map_err(|_| Reject::new("input_ids want rank 2"))?;
+        <[Dim; 2]>::try_from(n.shape(words)).map_err(|_| Reject::invalid("input_ids want rank 2"))?;
     let lookup = |n: &mut NodeLowering, table: usize, ids: ValueId| -> Result<ValueId> {
         let table = n.input(table)?;
         n.emit(ops::Gather { axis: 0 }, &[table, ids])
@@ -95,7 +95,7 @@ fn embed_layer_norm(n: &mut NodeLowering) -> Result<()> {
             sum = n.binary(BinaryOp::Add, sum, segment)?;
         }
         (None, false) => {}
-        _ => return Err(Reject::new("segment_ids and segment_embedding come together")),
+        _ => return Err(Reject::invalid("segment_ids and segment_embedding come together")),
     }
     let (scale, shift) = (n.input(5)?, n.input(6)?);
     let op =
@@ -154,7 +154,7 @@ fn group_norm(n: &mut NodeLowering, x: ValueId) -> Result<()> {
 /// [`group_norm`] of `x + skip + bias`, and that sum. The skip is of x's shape, `[N, 1, 1, C]` or `[N, C]`; the bias is `[C]`.
 fn skip_group_norm(n: &mut NodeLowering) -> Result<()> {
     if n.int_or("channels_last", 1)? == 0 {
-        return Err(Reject::new("channels_last = 0 is not supported"));
+        return Err(Reject::new("channels_last = 0 is not supported").wants("channels_last", "1"));
     }
     let (x, mut skip) = (n.input(0)?, n.input(3)?);
     let shape = n.shape(skip);
