@@ -43,6 +43,34 @@ pub struct Partition {
 /// Work below which a layer may run on a reference kernel under the profit rule: not worth a border.
 const NEGLIGIBLE: Work = Work { flops: 4_096.0, bytes: 65_536.0 };
 
+/// A segment that computes less than one FLOP for so many bytes that it reads and writes is as fast as memory, on either side.
+const BYTES_PER_FLOP_OF_MOVES: f64 = 64.0;
+
+/// Whether an operator moves elements, or adds them up where they go: bound by memory whoever runs it.
+fn moves(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Transpose(_)
+            | Op::Reshape(_)
+            | Op::Expand(_)
+            | Op::Concat(_)
+            | Op::Slice(_)
+            | Op::Pad(_)
+            | Op::Tile(_)
+            | Op::Range(_)
+            | Op::ShapeTensor(_)
+            | Op::Trilu(_)
+            | Op::Gather(_)
+            | Op::GatherElements(_)
+            | Op::GatherNd(_)
+            | Op::ScatterElements(_)
+            | Op::ScatterNd(_)
+            | Op::OneHot(_)
+            | Op::Fold(_)
+            | Op::BitCast(_)
+    )
+}
+
 struct Partitioner<'g, 'c> {
     graph: &'g HostGraph,
     capability: &'c dyn Capability,
@@ -223,7 +251,7 @@ impl<'g> Partitioner<'g, '_> {
             let mut segments: Vec<Segment> = Vec::with_capacity(groups.len());
             let mut faults = false;
             for nodes in groups {
-                if let Some(reject) = self.unprofitable(&nodes) {
+                if let Some(reject) = self.unprofitable(&probe, &nodes) {
                     self.refuse_all(&nodes, &reject);
                     continue;
                 }
@@ -276,7 +304,7 @@ impl<'g> Partitioner<'g, '_> {
         groups
     }
 
-    fn unprofitable(&self, nodes: &[usize]) -> Option<Reject> {
+    fn unprofitable(&self, probe: &Lowering, nodes: &[usize]) -> Option<Reject> {
         if nodes.len() < self.options.min_subgraph_size {
             let reason = format!("its segment has {} nodes, fewer than min_subgraph_size", nodes.len());
             let remedy = Remedy::option("min_subgraph_size", nodes.len().to_string());
@@ -289,8 +317,21 @@ impl<'g> Partitioner<'g, '_> {
         for &node in nodes {
             total += self.work[node];
         }
-        (host_nanoseconds(total) < SEGMENT_NANOSECONDS)
-            .then(|| Reject::new("its segment is too small to beat the host").remedy(Remedy::maximal()))
+        let reason = if host_nanoseconds(total) < SEGMENT_NANOSECONDS {
+            "its segment is too small to beat the host"
+        } else if self.arithmetic(probe, nodes) < total.bytes / BYTES_PER_FLOP_OF_MOVES {
+            "its segment only moves elements, as fast as the host does"
+        } else {
+            return None;
+        };
+        Some(Reject::new(reason).remedy(Remedy::maximal()))
+    }
+
+    /// FLOPs of what does more than to move elements.
+    fn arithmetic(&self, probe: &Lowering, nodes: &[usize]) -> f64 {
+        let layers = nodes.iter().flat_map(|&node| &self.layers[node]);
+        let computes = |id: &&NodeId| probe.network().node(**id).is_some_and(|node| !moves(&node.op));
+        layers.filter(computes).map(|&id| work(probe.network(), id, &self.sizes).flops).sum()
     }
 
     fn report(&self, segments: &[Segment]) -> PlacementReport {

@@ -64,6 +64,20 @@ def test_profit_leaves_tiny_work_to_the_host(engraft: Engraft) -> None:
     engraft.agree(session, made, {"x": np.float32([1, 2, 3, 4])})
 
 
+def test_profit_leaves_lone_moves_to_the_host(engraft: Engraft) -> None:
+    """Moving elements takes both sides as long as memory does; beside arithmetic it saves a border."""
+    move = helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0])
+    profit = {"partition_policy": "profit"}
+    alone = model([move], [value("x", [256, 512])], [value("t", [512, 256])])
+    _, report = engraft.placed(alone, profit)
+    assert taken(report) == [] and "only moves elements" in refused(report)["Transpose"]
+    product = helper.make_node("MatMul", ["w", "t"], ["y"])
+    beside = model([move, product], [value("x", [256, 512])], [value("y", [512, 256])], [normal("w", 512, 512)])
+    session, report = engraft.placed(beside, profit)
+    assert taken(report) == ["Transpose", "MatMul"]
+    engraft.agree(session, beside, {"x": np.random.default_rng(0).standard_normal((256, 512)).astype(np.float32)})
+
+
 def test_the_report_tells_everything(engraft: Engraft) -> None:
     made = mixed()
     _, report = engraft.placed(made)

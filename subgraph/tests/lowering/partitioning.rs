@@ -51,6 +51,26 @@ fn small_segments_stay_with_the_host() {
     );
 }
 
+#[test]
+fn what_only_moves_elements_stays_with_the_host_under_profit() {
+    let chain = |ops: &[&str]| {
+        let mut b = Builder::new(17);
+        let mut x = b.input("x", DType::F32, &[fix(256), fix(512)]);
+        for op in ops {
+            x = b.node(op, &[x], &[]);
+        }
+        b.output(x);
+        b
+    };
+    let profit = PartitionOptions { policy: PartitionPolicy::Profit, ..PartitionOptions::default() };
+    let taken = |ops: &[&str], options| partition(&chain(ops).graph, &AcceptAll, options).report.taken;
+    assert_eq!(taken(&["Transpose"], &profit), 0);
+    assert_eq!(taken(&["Transpose", "Transpose"], &profit), 0);
+    assert_eq!(taken(&["Transpose", "Exp"], &profit), 2);
+    assert_eq!(taken(&["Transpose"], &maximal()), 1);
+    assert_eq!(remedy(&chain(&["Transpose"]), &profit), Some(Remedy::maximal()));
+}
+
 /// The remedy of the only node that stays with the host.
 fn remedy(b: &Builder, options: &PartitionOptions) -> Option<Remedy> {
     let report = partition(&b.graph, &AcceptAll, options).report;
@@ -78,7 +98,15 @@ fn refusals_say_what_would_change_them() {
     let older = Remedy::OperatorSet { domain: String::new(), least: 14 };
     assert_eq!(remedy(&one(13, "HardSwish", &[]), &maximal()), Some(older));
     assert_eq!(remedy(&one(17, "RandomNormalLike", &[]), &maximal()), Some(Remedy::HostOnly));
-    assert_eq!(remedy(&one(17, "test:Host", &[]), &maximal()), Some(Remedy::Engraft));
+    assert_eq!(remedy(&one(17, "test:Host", &[]), &maximal()), Some(Remedy::HostOnly));
+    assert_eq!(remedy(&one(17, "com.microsoft:Unheard", &[]), &maximal()), Some(Remedy::Engraft));
+    let stretched =
+        Remedy::Attribute { name: "keep_aspect_ratio_policy".to_owned(), wanted: "stretch".to_owned() };
+    let policy = Attribute::String(b"not_larger".to_vec());
+    assert_eq!(
+        remedy(&one(18, "Resize", &[("keep_aspect_ratio_policy", policy)]), &maximal()),
+        Some(stretched)
+    );
     assert_eq!(
         remedy(&one(17, "Softmax", &[("axis", Attribute::Int(5))]), &maximal()),
         Some(Remedy::Correct)
