@@ -15,6 +15,7 @@ mod writer;
 pub use writer::{ContainerWriter, SectionSpec};
 
 use crate::fingerprint::{BLOCK, for_each_parallel, hashing_threads};
+use crate::lock;
 use crate::mmap::{Mapped, MappedSlice};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -102,6 +103,10 @@ impl Section {
     fn label(&self) -> String {
         format!("section {:?} {:?}", self.kind, self.name)
     }
+
+    fn damaged(&self, block: usize) -> ContainerError {
+        ContainerError::Checksum { part: format!("block {block} of {}", self.label()) }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -121,16 +126,38 @@ pub struct Container {
 }
 
 impl Container {
-    /// Opens a plan from anywhere: copies it into memory first, so that nobody can change it any more, and checks
-    /// all of it.
+    /// Opens a plan from anywhere and checks all of it. One that others than this user (and the superuser) may write to is
+    /// copied into memory first, so that they cannot change it any more; a file of the user's own is mapped, and must not be
+    /// changed in place while it is in use.
     pub fn open(path: &Path) -> Result<Container, ContainerError> {
         let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
         let file = File::open(path).map_err(io("open"))?;
-        if !file.metadata().map_err(io("examine"))?.is_file() {
+        let state = file.metadata().map_err(io("examine"))?;
+        if !state.is_file() {
             return Err(io("read")(io::Error::other("it is not a regular file")));
         }
-        let container = Container::parse(Mapped::copy(&file).map_err(io("read"))?, false)?;
-        container.verify(hashing_threads())?;
+        if lock::only_ours_to_write(&state) {
+            let container = Container::map(&file, path)?;
+            container.verify(hashing_threads())?;
+            return Ok(container);
+        }
+        // Blocks are hashed while they are copied and lie in cache; what is trusted is the copy of the table.
+        let stated = Summary::of(&file, path)?;
+        let pieces = stated.pieces();
+        let (bytes, hashes) =
+            Mapped::copy_hashed(&file, pieces.iter().map(|(range, _)| range.clone())).map_err(io("read"))?;
+        let container = Container::parse(bytes, false)?;
+        if container.sections != stated.sections {
+            return Err(io("read")(io::Error::other("it was changed meanwhile")));
+        }
+        container.check_gaps()?;
+        for (hash, (_, block)) in hashes.iter().zip(&pieces) {
+            if let Some((section, block)) = *block
+                && half(hash) != container.sections[section].blocks[block]
+            {
+                return Err(container.sections[section].damaged(block));
+            }
+        }
         Ok(container)
     }
 
@@ -200,14 +227,18 @@ impl Container {
     /// Compares every byte with its checksum, on up to `threads` threads. Pages of large sections, and of all weights that
     /// were packed elsewhere, are given back meanwhile, so that checking a plan does not make it resident.
     pub fn verify(&self, threads: usize) -> Result<(), ContainerError> {
+        self.check_gaps()?;
+        let rest = self.sections.iter().filter(|section| section.kind != SectionKind::Manifest);
+        rest.into_iter().try_for_each(|section| self.verify_section(section, threads))
+    }
+
+    /// Checks that nothing stands between sections.
+    fn check_gaps(&self) -> Result<(), ContainerError> {
         let mut covered = HEADER;
         for section in &self.sections {
             let range = section.range();
             self.check_zero(covered..range.start)?;
             covered = range.end;
-            if section.kind != SectionKind::Manifest {
-                self.verify_section(section, threads)?;
-            }
         }
         Ok(())
     }
@@ -232,9 +263,7 @@ impl Container {
         });
         match good.iter().position(|good| !good) {
             None => Ok(()),
-            Some(block) => {
-                Err(ContainerError::Checksum { part: format!("block {block} of {}", section.label()) })
-            }
+            Some(block) => Err(section.damaged(block)),
         }
     }
 
@@ -270,7 +299,11 @@ impl Summary {
     /// Reads header and table of a plan file.
     pub fn read(path: &Path) -> Result<Summary, ContainerError> {
         let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(io("open"))?;
+        Summary::of(&File::open(path).map_err(io("open"))?, path)
+    }
+
+    fn of(mut file: &File, path: &Path) -> Result<Summary, ContainerError> {
+        let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
         let length = file.metadata().map_err(io("examine"))?.len();
         let mut start = Vec::with_capacity(HEADER);
         file.by_ref().take(HEADER as u64).read_to_end(&mut start).map_err(io("read"))?;
@@ -280,6 +313,22 @@ impl Summary {
         file.read_exact(&mut table).map_err(io("read"))?;
         let table = header.table(&table)?;
         Ok(Summary { key: table.key, sections: table.sections })
+    }
+
+    /// The file up to its table in pieces of at most a block: those of sections, with their number and that of the block, and
+    /// what lies between them.
+    fn pieces(&self) -> Vec<(Range<usize>, Option<(usize, usize)>)> {
+        let mut pieces = Vec::new();
+        let mut covered = 0;
+        for (number, section) in self.sections.iter().enumerate() {
+            let range = section.range();
+            pieces.push((covered..range.start, None));
+            for (block, start) in range.clone().step_by(BLOCK).enumerate() {
+                pieces.push((start..(start + BLOCK).min(range.end), Some((number, block))));
+            }
+            covered = range.end;
+        }
+        pieces
     }
 }
 
@@ -310,8 +359,12 @@ fn check_section(section: &Section, floor: u64, ceiling: u64) -> Result<u64, Con
 
 /// The checksum of one block: the first half of its BLAKE3 hash.
 fn block_hash(bytes: &[u8]) -> [u8; 16] {
+    half(&blake3::hash(bytes))
+}
+
+fn half(hash: &blake3::Hash) -> [u8; 16] {
     let mut half = [0; 16];
-    half.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+    half.copy_from_slice(&hash.as_bytes()[..16]);
     half
 }
 

@@ -111,6 +111,18 @@ pub(crate) fn effective_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// Whether nobody but this user and the superuser may write to the file.
+#[cfg(unix)]
+pub(crate) fn only_ours_to_write(state: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    [effective_user(), 0].contains(&state.uid()) && state.mode() & 0o022 == 0
+}
+
+#[cfg(not(unix))]
+pub(crate) fn only_ours_to_write(_state: &std::fs::Metadata) -> bool {
+    false
+}
+
 /// The namespace in which process numbers mean something: the boot and, for containers, the PID namespace.
 fn namespace() -> String {
     let pids = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();

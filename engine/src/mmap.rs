@@ -36,6 +36,33 @@ impl Mapped {
         Mapped::filled(length, |memory| read_all(file, memory))
     }
 
+    /// [`Mapped::copy`], and the hashes of pieces of the file. The pieces follow each other from its start on.
+    pub(crate) fn copy_hashed(
+        file: &File,
+        pieces: impl IntoIterator<Item = Range<usize>>,
+    ) -> io::Result<(Mapped, Vec<blake3::Hash>)> {
+        let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut hashes = Vec::new();
+        let mapped = Mapped::filled(length, |mut memory| {
+            let (mut parts, mut covered) = (Vec::new(), 0);
+            for piece in pieces {
+                if piece.start != covered || piece.len() > memory.len() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                let (part, rest) = memory.split_at_mut(piece.len());
+                parts.push((piece.start, part, Ok(blake3::Hash::from_bytes([0; 32]))));
+                (memory, covered) = (rest, piece.end);
+            }
+            for_each_parallel(&mut parts, hashing_threads(), |_, (at, part, hash)| {
+                *hash = read_hashed(file, part, *at as u64);
+            });
+            read_at(file, memory, covered as u64)?;
+            hashes = parts.into_iter().map(|(_, _, hash)| hash).collect::<io::Result<_>>()?;
+            Ok(())
+        })?;
+        Ok((mapped, hashes))
+    }
+
     /// Page-aligned memory of `length` bytes, zero at first, that `fill` writes.
     pub fn filled(length: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<Mapped> {
         let mut memory = MmapMut::map_anon(length)?;
@@ -87,21 +114,40 @@ impl std::fmt::Debug for Mapped {
 }
 
 /// Fills `memory` with the file's content from its start.
-#[cfg(unix)]
 fn read_all(file: &File, memory: &mut [u8]) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
     let mut parts: Vec<_> = memory.chunks_mut(BLOCK).map(|part| (part, Ok(()))).collect();
     for_each_parallel(&mut parts, hashing_threads(), |i, (part, done)| {
-        *done = file.read_exact_at(part, (i * BLOCK) as u64);
+        *done = read_at(file, part, (i * BLOCK) as u64);
     });
     parts.into_iter().try_for_each(|(_, done)| done)
 }
 
-/// Fills `memory` with the file's content from its start.
+/// Fills `memory` with the file's content from `at` on, in steps that are hashed before they leave the cache.
+fn read_hashed(file: &File, memory: &mut [u8], at: u64) -> io::Result<blake3::Hash> {
+    /// A part of a second-level cache.
+    const STEP: usize = 128 << 10;
+    let mut hasher = blake3::Hasher::new();
+    for (i, step) in memory.chunks_mut(STEP).enumerate() {
+        read_at(file, step, at + (i * STEP) as u64)?;
+        hasher.update(step);
+    }
+    Ok(hasher.finalize())
+}
+
+/// Fills `memory` with the file's content from `at` on.
+#[cfg(unix)]
+fn read_at(file: &File, memory: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, memory, at)
+}
+
+/// Fills `memory` with the file's content from `at` on.
 #[cfg(not(unix))]
-fn read_all(mut file: &File, memory: &mut [u8]) -> io::Result<()> {
-    use std::io::{Read, Seek};
-    file.rewind()?;
+fn read_at(mut file: &File, memory: &mut [u8], at: u64) -> io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    // The position is the file's, whoever reads.
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
+    file.seek(SeekFrom::Start(at))?;
     file.read_exact(memory)
 }
 

@@ -175,6 +175,31 @@ fn any_changed_byte_and_any_truncation_is_detected() {
     assert!(Container::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
 }
 
+#[cfg(unix)]
+#[test]
+fn files_that_others_may_write_to_are_copied_and_those_checked_alike() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = sample_file(folder.path());
+    let bytes = std::fs::read(&path).unwrap();
+    for (mode, mapped) in [(0o600, true), (0o644, true), (0o664, false), (0o602, false)] {
+        std::fs::write(&path, &bytes).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let container = Container::open(&path).unwrap();
+        assert_eq!(container.file_backed, mapped, "{mode:o}");
+        check_sample(&container);
+        drop(container);
+        for at in (0..bytes.len()).step_by(90_017).chain([8, 100, 4095, bytes.len() - 1]) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            std::fs::write(&path, damaged).unwrap();
+            assert!(Container::open(&path).is_err(), "{mode:o}: a change at {at} went unnoticed");
+        }
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(Container::open(&path).is_err());
+    }
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_never_pass(mut bytes in proptest::collection::vec(any::<u8>(), 0..6000), magic: bool) {

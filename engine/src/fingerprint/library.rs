@@ -6,9 +6,10 @@ use std::sync::OnceLock;
 /// The hash of the code and constants of the running library: two libraries that could behave differently differ in
 /// it, whatever versions they claim.
 ///
-/// On Linux it is taken of the loaded image (every segment that nobody may write to, among them the code, the constants,
-/// the relocations and the linker's build id), so that a file replaced on disk while this process runs cannot pass for
-/// the code that runs. Elsewhere it is taken of the executable's file. Computed once per process.
+/// On Linux it is taken of the loaded image, so that a file replaced on disk while this process runs cannot pass for the code
+/// that runs: of the linker's build id, which is such a hash already, or, where the linker wrote none, of every segment that
+/// nobody may write to (among them the code, the constants and the relocations). Elsewhere it is taken of the executable's
+/// file. Computed once per process.
 pub fn library_content() -> Fingerprint {
     static CONTENT: OnceLock<Fingerprint> = OnceLock::new();
     *CONTENT.get_or_init(|| {
@@ -35,14 +36,40 @@ mod image {
     struct Search {
         address: usize,
         segments: Vec<&'static [u8]>,
+        notes: Vec<&'static [u8]>,
     }
 
-    /// The hash of the unwritable segments of the image that contains `address`, which must be code of this library.
+    /// A shorter build id is no strong hash.
+    const LEAST_BUILD_ID: usize = 16;
+
+    /// The hash of the image that contains `address`, which must be code of this library.
     pub fn hash_of_image_with(address: usize) -> Option<Fingerprint> {
-        let mut search = Search { address, segments: Vec::new() };
+        let mut search = Search { address, segments: Vec::new(), notes: Vec::new() };
         // SAFETY: `visit` gets `search` back as its data pointer, for the duration of this call.
         unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+        if let Some(id) = search.notes.iter().find_map(|notes| build_id(notes)) {
+            let sizes: Vec<usize> = search.segments.iter().map(|segment| segment.len()).collect();
+            return Some(Fingerprint::of_parts([b"build id", id, format!("{sizes:?}").as_bytes()], 1));
+        }
         (!search.segments.is_empty()).then(|| Fingerprint::of_parts(search.segments, hashing_threads()))
+    }
+
+    /// The linker's build id among ELF notes, if it is long enough.
+    pub(super) fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
+        const BUILD_ID: u32 = 3;
+        let word = |bytes: &[u8], at: usize| -> Option<u32> {
+            Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+        };
+        while let (Some(name), Some(content), Some(kind)) = (word(notes, 0), word(notes, 4), word(notes, 8)) {
+            let padded = |length: u32| Some((length as usize).checked_add(3)? & !3);
+            let start = padded(name)?.checked_add(12)?;
+            let id = notes.get(start..start.checked_add(content as usize)?)?;
+            if kind == BUILD_ID && notes.get(12..12 + name as usize)? == b"GNU\0" {
+                return (id.len() >= LEAST_BUILD_ID).then_some(id);
+            }
+            notes = notes.get(start.checked_add(padded(content)?)?..)?;
+        }
+        None
     }
 
     unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, data: *mut c_void) -> c_int {
@@ -65,7 +92,43 @@ mod image {
                 std::slice::from_raw_parts(start(header) as *const u8, header.p_filesz as usize)
             });
         }
+        for header in headers.iter().filter(|h| h.p_type == libc::PT_NOTE && h.p_filesz == h.p_memsz) {
+            // SAFETY: notes lie in loaded segments, as above.
+            search.notes.push(unsafe {
+                std::slice::from_raw_parts(start(header) as *const u8, header.p_filesz as usize)
+            });
+        }
         1
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::image::build_id;
+
+    fn note(name: &[u8], kind: u32, content: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for word in [name.len() as u32, content.len() as u32, kind] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        for part in [name, content] {
+            bytes.extend(part);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_build_id_is_found_among_notes() {
+        let id = [7u8; 20];
+        let found = note(b"GNU\0", 3, &id);
+        assert_eq!(build_id(&found), Some(&id[..]));
+        assert_eq!(build_id(&[note(b"stapsdt\0", 3, &[1; 9]), found.clone()].concat()), Some(&id[..]));
+        assert_eq!(build_id(&note(b"GNU\0", 3, &[7; 8])), None);
+        assert_eq!(build_id(&note(b"GNU\0", 1, &id)), None);
+        for length in 0..found.len() {
+            assert_eq!(build_id(&found[..length]), None, "{length}");
+        }
     }
 }
 
