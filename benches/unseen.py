@@ -2,7 +2,8 @@
 """Models that nothing was tuned on: whether they are right, how much of them is taken, and whether any is slower.
 
 The networks of benches/recipes/networks.py (floating point, int8, with control flow), or, with --operators, one
-operator at a time; all with random weights, made here. Each runs in ONNX Runtime alone and with Engraft under the
+operator at a time; all with random weights, made here; with --fresh those that take any size at sizes that nothing was tuned
+on, drawn by that seed. Each runs in ONNX Runtime alone and with Engraft under the
 default policy, in processes of their own that take turns. The bars: the same results; 95% of the FLOPs of
 floating-point networks taken; never slower than 0.9 of ONNX Runtime alone.
 
@@ -102,6 +103,7 @@ def examine(name: str, kind: str, made: networks.Made, threads: int, arguments: 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--operators", action="store_true", help="one operator at a time instead of networks")
+    parser.add_argument("--fresh", type=int, metavar="SEED", help="other, odd sizes, drawn by this seed")
     parser.add_argument("--models", help="comma separated names, or parts of them")
     parser.add_argument("--peer", default="engraft", help="engraft, or engraft:key=value:... with options")
     parser.add_argument("--threads", default="1,2", help="comma separated (1,2)")
@@ -122,6 +124,8 @@ def main() -> int:
     results = []
     for name, kind, make in makers:
         made = make()
+        if arguments.fresh is not None and not (made := networks.resized(name, made, arguments.fresh)):
+            continue
         for threads in map(int, arguments.threads.split(",")):
             results.append(examine(name, kind, made, threads, arguments))
             print(", ".join(results[-1].cells()), flush=True)

@@ -596,6 +596,38 @@ def early_exit() -> Made:
     return m.finish((m.op("If", sure, **branches), [1, 10], FLOAT)), {"x": random(1, 3, 64, 64)}
 
 
+FREE = {
+    "resnext": ["N", 3, "H", "W"],
+    "densenet": ["N", 3, "H", "W"],
+    "inception": ["N", 3, "H", "W"],
+    "wavenet": ["N", 16, "T"],
+    "video": ["N", 3, "D", "H", "W"],
+    "qdq_residual": ["N", 3, "H", "W"],
+    "early_exit": [1, 3, "H", "W"],
+}
+"""Networks that are made for one shape but run on any: their input's dims."""
+
+
+def resized(name: str, made: Made, seed: int) -> Made | None:
+    """The network with its free dims as names, and inputs of other sizes: odd ones, batches of 3. None where nothing is free."""
+    model, inputs = made
+    if name in FREE:
+        model.graph.input[0].CopyFrom(value(model.graph.input[0].name, FREE[name]))
+        for output in model.graph.output:
+            output.type.tensor_type.ClearField("shape")
+    draw, sizes, others = np.random.default_rng(seed), {}, {}
+    for declared in model.graph.input:
+        array, shape = inputs[declared.name], []
+        for dim, size in zip(declared.type.tensor_type.shape.dim, array.shape):
+            if dim.dim_param:
+                larger = 3 if dim.dim_param == "N" and size == 1 else int(size * draw.uniform(1.1, 1.6)) | 1
+                shape.append(sizes.setdefault(dim.dim_param, larger))
+            else:
+                shape.append(size)
+        others[declared.name] = np.resize(array, shape)
+    return (model, others) if sizes else None
+
+
 NETWORKS: dict[str, list[Callable[[], Made]]] = {
     "float": [
         resnext, densenet, shufflenet, inception, vgg, mixer, t5_encoder, llama, whisper_encoder, wav2vec, tagger, wavenet,
