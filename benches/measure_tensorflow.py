@@ -51,13 +51,16 @@ class Contest:
     notes: str = ""
 
 
-def first_call(directory: str, inputs: dict[str, Any]) -> tuple[Any, float]:
+def first_call(directory: str, inputs: dict[str, Any]) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], float]:
+    """A signature as a function of the inputs, which it may know by other names, and the seconds of its first call."""
     import tensorflow as tf
 
     signature = tf.saved_model.load(directory).signatures["serving_default"]
+    names = list(signature.structured_input_signature[1])
     start = time.perf_counter()
-    signature(**inputs)
-    return signature, time.perf_counter() - start
+    signature(**dict(zip(names, inputs.values(), strict=True)))
+    seconds = time.perf_counter() - start
+    return lambda x: signature(**dict(zip(names, x.values(), strict=True))), seconds
 
 
 def signatures(model: Any, name: str, inputs: dict[str, Any], arguments: argparse.Namespace, scratch: Path) -> Contest:
@@ -75,7 +78,7 @@ def signatures(model: Any, name: str, inputs: dict[str, Any], arguments: argpars
     ours, ours_first = first_call(str(after), inputs)
     host, host_first = first_call(str(before), inputs)
     notes = f"{report['accelerated_flops']:6.1%} {len(report['segments']):8} {ours_first / host_first:6.2f}"
-    return Contest(lambda x: host(**x), lambda x: ours(**x), notes)
+    return Contest(host, ours, notes)
 
 
 def functions(model: Any, inputs: dict[str, Any], options: dict[str, str]) -> Contest:

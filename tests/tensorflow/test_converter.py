@@ -182,6 +182,41 @@ def test_signatures_that_write_variables_stay(tmp_path: Path) -> None:
     assert [float(step(x=tf.zeros([1]))["sum"][0]) for _ in range(3)] == [1.0, 2.0, 3.0]
 
 
+def test_what_xla_compiles_stays(tmp_path: Path) -> None:
+    """A signature as a whole, or a function that it calls; what is around such a function is taken."""
+    weights = tf.Variable(np.random.randn(64, 64).astype(np.float32))
+    compiled = tf.function(lambda x: tf.nn.relu(tf.matmul(x, weights)), jit_compile=True)
+    specification = tf.TensorSpec([None, 64], tf.float32, "x")
+
+    class Both(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = weights
+
+        @tf.function(input_signature=[specification], jit_compile=True)
+        def whole(self, x: Any) -> Any:
+            return {"y": compiled(x) + 1.0}
+
+        @tf.function(input_signature=[specification])
+        def around(self, x: Any) -> Any:
+            return {"y": tf.nn.softmax(tf.matmul(compiled(tf.matmul(x, self.weights)), self.weights))}
+
+    module = Both()
+    signatures = {"whole": module.whole, "around": module.around}
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=signatures)
+    converter = Converter(str(tmp_path / "saved"), minimum_segment_size=1, partition_policy="maximal")
+    with pytest.warns(EngraftWarning, match="signature 'whole' stays as it was: it is compiled by XLA"):
+        converter.convert()
+    placed = {node["op_type"] for node in converter.report.signatures["around"]["nodes"] if node["segment"]}
+    assert {"MatMul", "Softmax"} <= placed
+    converter.save(tmp_path / "converted")
+    before = tf.saved_model.load(str(tmp_path / "saved")).signatures
+    after = tf.saved_model.load(str(tmp_path / "converted")).signatures
+    x = tf.constant(np.random.randn(5, 64).astype(np.float32) / 8)
+    for key in signatures:
+        assert_same(before[key](x=x), after[key](x=x))
+
+
 def test_gradients_through_a_converted_model_are_refused_in_words(saved: str) -> None:
     converted = Converter(saved).convert()
     x = tf.constant(images(1))

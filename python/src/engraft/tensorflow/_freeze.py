@@ -79,7 +79,7 @@ def freeze(function: Any) -> Frozen:
     definition = function.graph.as_graph_def()
     if writing := sorted({node.op for node in _nodes(definition) if node.op.startswith(_WRITES)}):
         raise FreezeError(f"it writes variables ({', '.join(writing)})")
-    if function.function_def.attr["_XlaMustCompile"].b or _is_compiled(definition):
+    if _must_compile(function.function_def) or _is_compiled(definition):
         raise FreezeError("it is compiled by XLA (jit_compile=True), which has no operators of others")
     try:
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
@@ -101,6 +101,11 @@ def freeze(function: Any) -> Frozen:
     )
 
 
+def _must_compile(definition: Any) -> bool:
+    """Whether XLA compiles a node or function. Asking for an attribute that is not there would make an empty one."""
+    return "_XlaMustCompile" in definition.attr and bool(definition.attr["_XlaMustCompile"].b)
+
+
 def _is_compiled(definition: Any) -> bool:
     """Whether all that a graph computes is in functions that XLA compiles."""
     passive = ("Placeholder", "Const", "Identity", "IdentityN", "NoOp", "ReadVariableOp")
@@ -114,7 +119,7 @@ def _is_compiled(definition: Any) -> bool:
         called = functions.get(node.attr["f"].func.name) if "f" in node.attr else None
         if called is None or node.op not in ("PartitionedCall", "StatefulPartitionedCall"):
             return False
-        return node.attr["_XlaMustCompile"].b or called.attr["_XlaMustCompile"].b or compiled(called.node_def)
+        return _must_compile(node) or _must_compile(called) or compiled(called.node_def)
 
     return compiled(definition.node)
 
