@@ -277,6 +277,7 @@ fn lstm(name: &'static str, steps: usize, batch: usize, width: usize, hidden: us
             initial_h: false,
             initial_c: false,
             peephole: false,
+            mask: false,
         }),
         inputs: vec![
             (vec![steps, batch, width], false),
