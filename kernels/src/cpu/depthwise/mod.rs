@@ -1,9 +1,10 @@
-//! Depthwise convolution (one channel per group) over channels-last activations, vectorised over channels.
+//! Convolutions of one channel per group (depthwise) or of few, over channels-last activations, vectorised over output channels.
 //!
-//! Weights are read as they are, `[kernel.., channels]`; those of bf16 are packed as `f32`. Output pixels whose taps all lie inside the input are computed
+//! Weights are read as they are, `[kernel.., inputs of a group, channels]`; those of bf16 are packed as `f32`. Output pixels whose taps all lie inside the input are computed
 //! in strips along the row; pixels at the left and right border in strips down the column, where neighbours miss the
 //! same taps. Pixels of bf16 are widened where they are read; a row of results is finished in scratch and then rounded.
 
+mod groups;
 mod kernel;
 mod narrow;
 
@@ -14,6 +15,7 @@ use crate::cpu::gemm::sweep::{Finish, tasks_for};
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::{DType, Op};
+use groups::{GroupStrips, Groups};
 use half::bf16;
 use kernel::{Strip, Strips};
 use narrow::{Rounding, Stored};
@@ -24,18 +26,48 @@ use std::ops::Range;
 pub struct DepthwiseTactic<E: 'static, X: 'static = E> {
     id: &'static str,
     isa: Isa,
-    strips: &'static Strips<E, X>,
+    strips: Set<E, X>,
     /// Multiply-adds per nanosecond of one thread.
     speed: f64,
 }
 
+/// Kernels of one instruction set.
+#[derive(Clone, Copy, Debug)]
+enum Set<E: 'static, X: 'static> {
+    /// One channel per group.
+    Channels(&'static Strips<E, X>),
+    /// More.
+    Groups(&'static GroupStrips<E, X>),
+}
+
+impl<E, X> Set<E, X> {
+    fn lanes(&self) -> usize {
+        match self {
+            Set::Channels(s) => s.lanes,
+            Set::Groups(s) => s.lanes,
+        }
+    }
+
+    /// Most pixels of one call.
+    fn pixels(&self) -> usize {
+        match self {
+            Set::Channels(s) => s.of.len(),
+            Set::Groups(s) => s.of.len(),
+        }
+    }
+}
+
 pub(crate) struct DepthwiseKernel<E: 'static, X: 'static = E> {
-    strips: &'static Strips<E, X>,
+    strips: Set<E, X>,
+    /// Of [`Set::Groups`].
+    groups: Option<Groups>,
     geometry: Geometry,
     out: RowMap,
     residual: RowMap,
     finisher: Finisher<E>,
+    /// Output channels, and input channels of one group.
     channels: usize,
+    inputs: usize,
     /// Output rows (of all images and depths) of one band, and bands.
     band: usize,
     /// Channels of one task.
@@ -59,12 +91,23 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
         let Op::Conv(op) = p.op else { return Err(Reject::new("not a convolution")) };
         let (x, w, out) = (&p.inputs[0].desc, &p.inputs[1].desc, &p.outputs[0]);
         let channels = w.shape[w.rank() - 1];
-        if op.groups != channels || w.shape[w.rank() - 2] != 1 {
-            return Err(Reject::new("not one channel per group"));
+        let inputs = w.shape[w.rank() - 2];
+        let depthwise = op.groups == channels && inputs == 1;
+        match self.strips {
+            Set::Channels(_) if !depthwise => return Err(Reject::new("not one channel per group")),
+            Set::Groups(_) if depthwise || op.groups < 2 || channels * inputs == 0 => {
+                return Err(Reject::new("not several groups of several channels"));
+            }
+            _ => {}
         }
         if p.isa < self.isa || !self.isa.supported() {
             return Err(Reject::new(format!("needs {}", self.isa)));
         }
+        let lanes = self.strips.lanes();
+        let groups = match self.strips {
+            Set::Channels(_) => None,
+            Set::Groups(_) => Some(Groups::new(op.groups, inputs, channels / op.groups, lanes)?),
+        };
         if [x, w, out].iter().any(|d| !X::is(d.dtype)) {
             return Err(Reject::new("another type"));
         }
@@ -80,29 +123,33 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
         let finisher = X::finisher(&op.epilogue, p.inputs, out, p.isa)?;
         let residual = finisher.residual_rows(out_rows);
         let rows = g.batch * g.output[0] * g.output[1];
-        let flops = 2.0 * (out.count() * g.taps()) as f64;
+        let flops = 2.0 * (out.count() * g.taps() * inputs) as f64;
         let tasks = tasks_for(flops * 2.0, p.threads);
-        let row_bytes = (g.input[2] * channels * g.stride[1] * size_of::<X>()).max(1);
+        let all_inputs = op.groups * inputs;
+        let row_bytes = (g.input[2] * all_inputs * g.stride[1] * size_of::<X>()).max(1);
         let halo = (g.kernel[1] - 1) * g.dilation[1] / g.stride[1];
         let fits = (BAND_BYTES / row_bytes).saturating_sub(halo).max(2);
         // Rows first; channels only where there are too few rows.
         let down = tasks.min(rows.max(1));
-        let across = (tasks / down).clamp(1, channels.div_ceil(self.strips.lanes * 2).max(1));
-        let slice = channels.div_ceil(across).next_multiple_of(self.strips.lanes);
+        let across = (tasks / down).clamp(1, channels.div_ceil(lanes * 2).max(1));
+        let slice = channels.div_ceil(across).next_multiple_of(lanes);
         let slices = channels.div_ceil(slice.max(1));
         let band = rows.div_ceil(down).min(fits).max(1);
-        let lines = (g.input[2] * g.kernel[1] * size_of::<X>()).max(1);
-        let chunk = (L1_BYTES / lines / self.strips.lanes).max(1) * self.strips.lanes;
+        // Of the inputs of one output channel.
+        let lines = g.input[2] * g.kernel[1] * size_of::<X>() * all_inputs / channels.max(1);
+        let chunk = (L1_BYTES / lines.max(1) / lanes).max(1) * lanes;
         let mut phases = SmallVec::new();
         if !empty {
             phases.push(rows.div_ceil(band) * slices);
         }
         Ok(DepthwiseKernel {
             strips: self.strips,
+            groups,
             geometry: g,
             out: out_rows,
             residual,
             channels,
+            inputs,
             band,
             slice,
             chunk,
@@ -115,9 +162,12 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
 
     fn fit(&self, kernel: &DepthwiseKernel<E, X>, p: &Problem<'_>) -> Result<Fit, Reject> {
         let outputs = (kernel.geometry.pixels() * kernel.channels) as f64;
-        let lanes = self.strips.lanes as f64;
+        let lanes = self.strips.lanes() as f64;
         let wasted = (kernel.channels as f64 / lanes).ceil() * lanes / kernel.channels.max(1) as f64;
-        let work = outputs * kernel.geometry.taps() as f64 * wasted / self.speed;
+        // Inputs that need not be picked lane by lane cost no port of the multiply-adds.
+        let wide = kernel.groups.as_ref().is_some_and(Groups::is_wide);
+        let speed = if wide { 1.5 * self.speed } else { self.speed };
+        let work = outputs * (kernel.geometry.taps() * kernel.inputs) as f64 * wasted / speed;
         let post = outputs * (0.05 + kernel.finisher.cost_per_element());
         let threads = p.threads.min(kernel.phases.first().copied().unwrap_or(1)).max(1) as f64;
         Ok(Fit { cost_ns: 100.0 + (work + post) / threads })
@@ -183,7 +233,7 @@ impl<E: Number, X: Stored<E>> DepthwiseKernel<E, X> {
                         taps[count] = (at, weight);
                         count += 1;
                     }
-                    weight += self.channels as isize;
+                    weight += (self.inputs * self.channels) as isize;
                 }
             }
         }
@@ -242,23 +292,34 @@ impl<E: Number, X: Stored<E>> DepthwiseKernel<E, X> {
             strip.residual = finish.residual.wrapping_offset(self.residual.offset(pixel));
             strip.residual_step = step(&self.residual);
         }
-        let pieces = count.div_ceil(self.strips.of.len());
+        let pieces = count.div_ceil(self.strips.pixels());
         for piece in 0..pieces {
             let (from, to) = (count * piece / pieces, count * (piece + 1) / pieces);
             let skip = from as isize;
             let shift = |p: *const E, step: isize| {
                 if p.is_null() { p } else { p.wrapping_offset(skip * step).wrapping_add(channels.start) }
             };
-            let part = Strip {
-                x: strip.x.wrapping_offset(skip * strip.x_step).wrapping_add(channels.start),
-                w: strip.w.wrapping_add(channels.start),
+            let mut part = Strip {
+                x: strip.x.wrapping_offset(skip * strip.x_step),
                 c: strip.c.wrapping_offset(skip * strip.c_step).wrapping_add(channels.start),
                 bias: shift(strip.bias, 0),
                 residual: shift(strip.residual, strip.residual_step),
                 ..strip
             };
             // SAFETY: the taps of these outputs are inside the input; the instruction set was checked by `build`.
-            unsafe { self.strips.of[to - from - 1](&part) };
+            unsafe {
+                match (self.strips, &self.groups) {
+                    (Set::Channels(strips), _) => {
+                        part.x = part.x.wrapping_add(channels.start);
+                        part.w = part.w.wrapping_add(channels.start);
+                        strips.of[to - from - 1](&part);
+                    }
+                    (Set::Groups(strips), Some(groups)) => {
+                        strips.of[to - from - 1](&part, groups, channels.start);
+                    }
+                    (Set::Groups(_), None) => unreachable!("`build` made the groups"),
+                }
+            }
         }
     }
 
@@ -356,8 +417,8 @@ impl<E: Number, X: Stored<E>> Kernel for DepthwiseKernel<E, X> {
 }
 
 macro_rules! rows {
-    ($($t:ty, $x:ty, $id:literal, $isa:ident, $strips:ident, $speed:literal;)*) => {
-        &[$(&DepthwiseTactic::<$t, $x> { id: $id, isa: Isa::$isa, strips: &kernel::$strips, speed: $speed }),*]
+    ($($t:ty, $x:ty, $id:literal, $isa:ident, $set:ident, $strips:expr, $speed:literal;)*) => {
+        &[$(&DepthwiseTactic::<$t, $x> { id: $id, isa: Isa::$isa, strips: Set::$set(&$strips), speed: $speed }),*]
     };
 }
 
@@ -365,20 +426,23 @@ macro_rules! rows {
 pub fn tactics() -> &'static [&'static dyn Tactic] {
     #[cfg(target_arch = "x86_64")]
     static X86: &[&dyn Tactic] = rows! {
-        f32, f32, "depthwise.f32.avx512", Avx512, F32_AVX512, 30.0;
-        f32, f32, "depthwise.f32.avx2", Avx2, F32_AVX2, 25.0;
-        f32, bf16, "depthwise.bf16.avx512", Avx512, BF16_AVX512, 30.0;
-        f32, bf16, "depthwise.bf16.avx2", Avx2, BF16_AVX2, 20.0;
-        f64, f64, "depthwise.f64.avx512", Avx512, F64_AVX512, 14.0;
-        f64, f64, "depthwise.f64.avx2", Avx2, F64_AVX2, 12.0;
-        i32, i32, "depthwise.i32.avx512", Avx512, I32_AVX512, 15.0;
-        i32, i32, "depthwise.i32.avx2", Avx2, I32_AVX2, 12.0;
+        f32, f32, "depthwise.f32.avx512", Avx512, Channels, kernel::F32_AVX512, 30.0;
+        f32, f32, "depthwise.f32.avx2", Avx2, Channels, kernel::F32_AVX2, 25.0;
+        f32, bf16, "depthwise.bf16.avx512", Avx512, Channels, kernel::BF16_AVX512, 30.0;
+        f32, bf16, "depthwise.bf16.avx2", Avx2, Channels, kernel::BF16_AVX2, 20.0;
+        f32, f32, "conv.groups.f32.avx512", Avx512, Groups, groups::F32_AVX512, 28.0;
+        f32, f32, "conv.groups.f32.avx2", Avx2, Groups, groups::F32_AVX2, 16.0;
+        f64, f64, "depthwise.f64.avx512", Avx512, Channels, kernel::F64_AVX512, 14.0;
+        f64, f64, "depthwise.f64.avx2", Avx2, Channels, kernel::F64_AVX2, 12.0;
+        i32, i32, "depthwise.i32.avx512", Avx512, Channels, kernel::I32_AVX512, 15.0;
+        i32, i32, "depthwise.i32.avx2", Avx2, Channels, kernel::I32_AVX2, 12.0;
     };
     static PORTABLE: &[&dyn Tactic] = rows! {
-        f32, f32, "depthwise.f32.portable", Portable, F32_PORTABLE, 10.0;
-        f32, bf16, "depthwise.bf16.portable", Portable, BF16_PORTABLE, 5.0;
-        f64, f64, "depthwise.f64.portable", Portable, F64_PORTABLE, 5.0;
-        i32, i32, "depthwise.i32.portable", Portable, I32_PORTABLE, 5.0;
+        f32, f32, "depthwise.f32.portable", Portable, Channels, kernel::F32_PORTABLE, 10.0;
+        f32, bf16, "depthwise.bf16.portable", Portable, Channels, kernel::BF16_PORTABLE, 5.0;
+        f32, f32, "conv.groups.f32.portable", Portable, Groups, groups::F32_PORTABLE, 4.0;
+        f64, f64, "depthwise.f64.portable", Portable, Channels, kernel::F64_PORTABLE, 5.0;
+        i32, i32, "depthwise.i32.portable", Portable, Channels, kernel::I32_PORTABLE, 5.0;
     };
     static ALL: std::sync::OnceLock<Vec<&'static dyn Tactic>> = std::sync::OnceLock::new();
     ALL.get_or_init(|| {

@@ -99,6 +99,18 @@ pub unsafe trait Lanes: Copy {
 #[derive(Clone, Copy)]
 pub struct Array<E, const N: usize>([E; N]);
 
+impl<E: Copy, const N: usize> Array<E, N> {
+    #[inline(always)]
+    pub fn from_fn(f: impl FnMut(usize) -> E) -> Self {
+        Array(std::array::from_fn(f))
+    }
+
+    #[inline(always)]
+    pub fn lane(&self, i: usize) -> E {
+        self.0[i]
+    }
+}
+
 // SAFETY: plain Rust; needs no instruction set beyond the target's own.
 unsafe impl<E: Elem, const N: usize> Lanes for Array<E, N> {
     type E = E;

@@ -69,9 +69,10 @@ pub(super) fn conv(d: &Draw) -> Case {
     let mut r = d.random();
     let groups = d.pick(6, &[1, 1, 2, 3]);
     let (channels, outputs) = (1 + d.shape[0] % 20, 1 + d.other[0] % 40);
-    // Depthwise, with several outputs a channel or one.
-    let (groups, channels, outputs) = match d.numbers[7] % 2 {
-        0 => (outputs, 1, if d.numbers[1].is_multiple_of(4) { 2 } else { 1 }),
+    // Depthwise, with several outputs a channel or one; many groups of few channels.
+    let (groups, channels, outputs) = match d.numbers[7] % 4 {
+        0 | 1 => (outputs, 1, if d.numbers[1].is_multiple_of(4) { 2 } else { 1 }),
+        2 => (d.between(1, 2, 13), 1 + d.shape[0] % 8, d.pick(3, &[1, 2, 3, 4, 6, 8, 12, 16, 32])),
         _ => (groups, channels, outputs),
     };
     let batch = d.between(2, 1, 3);
