@@ -1,5 +1,6 @@
 //! From steps in order to a schedule: results in place, memory of the arena, who waits for whom.
 
+use crate::bands;
 use crate::exec::{Base, Loc, Schedule, Step};
 use crate::layer::Layer;
 use crate::memory::{self, Request};
@@ -69,6 +70,18 @@ pub(crate) fn arrange(mut roots: Vec<Root>, mut pending: Vec<Pending>, threads: 
         }
         r
     };
+    let chains = bands::chains(&pending, &roots, resolve, threads);
+    for chain in &chains {
+        // Steps of a chain run together: whatever one of them uses is in use while any runs.
+        let (first, last) = (chain.steps.start as u32, chain.steps.end as u32 - 1);
+        for step in &pending[chain.steps.clone()] {
+            for (r, _) in step.inputs.iter().chain(&step.outputs) {
+                let root = &mut roots[resolve(*r) as usize];
+                root.used_by(first);
+                root.used_by(last);
+            }
+        }
+    }
     let mut requests: Vec<Request> = Vec::with_capacity(n + pending.len());
     let mut slot: Vec<u32> = vec![u32::MAX; n];
     for r in 0..n {
@@ -83,6 +96,7 @@ pub(crate) fn arrange(mut roots: Vec<Root>, mut pending: Vec<Pending>, threads: 
         requests.push(Request { bytes: s.layer.kernel.workspace_bytes(), first: i as u32, last: i as u32 });
     }
     let (placements, arena_bytes) = memory::plan(&requests);
+    let mut chain_of = chains.iter().peekable();
     let mut written: Vec<Option<u32>> = vec![None; n];
     let mut accessed: Vec<Option<u32>> = vec![None; n];
     let mut steps = Vec::with_capacity(pending.len());
@@ -96,14 +110,18 @@ pub(crate) fn arrange(mut roots: Vec<Root>, mut pending: Vec<Pending>, threads: 
             };
             Loc { base: roots[root as usize].base, offset: at + offset }
         };
+        while chain_of.next_if(|c| c.steps.end <= i).is_some() {}
+        // What steps of one chain owe each other, its pieces say.
+        let chain = chain_of.peek().map(|c| c.steps.start as u32).filter(|start| *start <= index);
+        let outside = |step: &Option<u32>| step.filter(|s| chain.is_none_or(|start| *s < start));
         let mut wait: Option<u32> = None;
         for (r, _) in &s.inputs {
-            wait = wait.max(written[resolve(*r) as usize]);
+            wait = wait.max(outside(&written[resolve(*r) as usize]));
         }
         for (r, _) in &s.outputs {
             let root = resolve(*r);
             if s.in_place.is_some() {
-                wait = wait.max(accessed[root as usize]);
+                wait = wait.max(outside(&accessed[root as usize]));
             }
             if slot[root as usize] != u32::MAX {
                 wait = wait.max(placements[slot[root as usize] as usize].after);
@@ -129,5 +147,5 @@ pub(crate) fn arrange(mut roots: Vec<Root>, mut pending: Vec<Pending>, threads: 
             wait,
         });
     }
-    Schedule::new(steps, arena_bytes, threads)
+    Schedule::new(steps, chains, arena_bytes, threads)
 }

@@ -1,7 +1,7 @@
 //! Running a specialization: one parallel region over units.
 //!
-//! All tasks of a run stand in one static order, unit after unit (a unit is one phase of one step), and every thread walks the
-//! units in that order. A unit's tasks are cut to shares, one per thread: a thread takes the tasks of its own share first, so
+//! All tasks of a run stand in one static order, unit after unit (a unit is one phase of one step, or a piece of one where steps
+//! take turns, see `bands.rs`), and every thread walks the units in that order. A unit's tasks are cut to shares, one per thread: a thread takes the tasks of its own share first, so
 //! that the rows of a layer are read by the thread whose cache they were written to, and then what others left. Before it
 //! takes a task of a unit that depends on earlier units it waits until all of those are complete. A thread leaves a unit only
 //! when all of its tasks are taken, so whatever a task waits for was taken by a thread that runs it: no task waits for one
@@ -9,13 +9,16 @@
 //! started.
 
 use crate::arena::Buffer;
+use crate::bands::Chain;
 use crate::layer::Layer;
 use engraft_kernels::cpu::FlushDenormals;
 use engraft_kernels::{Args, KernelError, Workers};
 use smallvec::SmallVec;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// What an offset counts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +47,13 @@ pub(crate) struct Step {
     pub wait: Option<u32>,
 }
 
-/// One phase of one step.
+/// Tasks of one phase of one step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unit {
     pub step: u32,
     pub phase: u32,
+    /// The first task, and how many.
+    pub start: u32,
     pub tasks: u32,
     /// Parts of the tasks that belong to different threads.
     pub shares: u32,
@@ -71,38 +76,69 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    pub(crate) fn new(steps: Vec<Step>, arena_bytes: usize, threads: usize) -> Schedule {
-        let mut units = Vec::with_capacity(steps.len() + 8);
-        let mut end_of_step: Vec<u32> = Vec::with_capacity(steps.len());
-        let (mut shares, mut scratch_bytes) = (0, 0);
-        for (i, s) in steps.iter().enumerate() {
-            let mut after = s.wait.map_or(0, |w| end_of_step[w as usize]);
-            for (phase, &tasks) in s.layer.kernel.phases().iter().enumerate() {
-                if tasks == 0 {
-                    continue;
+    /// `chains` are consecutive steps that take turns, in order.
+    pub(crate) fn new(steps: Vec<Step>, chains: Vec<Chain>, arena_bytes: usize, threads: usize) -> Schedule {
+        let pieces: usize = chains.iter().map(|c| c.pieces.len()).sum();
+        let mut order = Order {
+            units: Vec::with_capacity(steps.len() + 8 + pieces),
+            end_of_step: vec![0; steps.len()],
+            shares: 0,
+            threads,
+        };
+        let mut chains = chains.into_iter().peekable();
+        let mut i = 0;
+        while let Some(s) = steps.get(i) {
+            let after = |order: &Order, s: &Step| s.wait.map_or(0, |w| order.end_of_step[w as usize]);
+            if let Some(chain) = chains.next_if(|c| c.steps.start == i) {
+                let first = order.units.len() as u32;
+                for piece in &chain.pieces {
+                    let outside = after(&order, &steps[piece.step as usize]);
+                    let inside = if piece.after > 0 { first + piece.after } else { 0 };
+                    order.push(piece.step, 0, piece.tasks.clone(), outside.max(inside));
                 }
-                units.push(Unit {
-                    step: i as u32,
-                    phase: phase as u32,
-                    tasks: tasks as u32,
-                    shares: tasks.min(threads) as u32,
-                    first: shares as u32,
-                    after,
-                });
-                shares += tasks.min(threads);
-                after = units.len() as u32;
+                i = chain.steps.end;
+                continue;
             }
-            end_of_step.push(units.len() as u32);
-            scratch_bytes = scratch_bytes.max(s.layer.kernel.scratch_bytes());
+            let mut after = after(&order, s);
+            // A step without tasks is over when those before it are.
+            order.end_of_step[i] = order.units.len() as u32;
+            for (phase, &tasks) in s.layer.kernel.phases().iter().enumerate() {
+                if tasks > 0 {
+                    order.push(i as u32, phase as u32, 0..tasks as u32, after);
+                    after = order.units.len() as u32;
+                }
+            }
+            i += 1;
         }
+        let scratch_bytes = steps.iter().map(|s| s.layer.kernel.scratch_bytes()).max().unwrap_or(0);
         Schedule {
             steps,
-            units,
-            shares,
+            units: order.units,
+            shares: order.shares,
             arena_bytes,
             scratch_bytes: scratch_bytes.next_multiple_of(64),
             threads,
         }
+    }
+}
+
+/// A schedule's units while it is made.
+struct Order {
+    units: Vec<Unit>,
+    /// By step: units up to its last.
+    end_of_step: Vec<u32>,
+    shares: usize,
+    threads: usize,
+}
+
+impl Order {
+    fn push(&mut self, step: u32, phase: u32, tasks: Range<u32>, after: u32) {
+        let shares = tasks.len().min(self.threads);
+        let (start, tasks) = (tasks.start, tasks.len() as u32);
+        let first = self.shares as u32;
+        self.units.push(Unit { step, phase, start, tasks, shares: shares as u32, first, after });
+        self.shares += shares;
+        self.end_of_step[step as usize] = self.units.len() as u32;
     }
 }
 
@@ -154,17 +190,21 @@ impl RunState {
         let bases = Bases { arena: self.arena.as_ptr(), externals };
         if threads == 1 || observer.is_some() {
             let _fp = FlushDenormals::enter();
-            for (i, step) in schedule.steps.iter().enumerate() {
-                let start = std::time::Instant::now();
-                for (phase, &tasks) in step.layer.kernel.phases().iter().enumerate() {
-                    for task in 0..tasks {
-                        // SAFETY: by this function's contract, and steps run in order.
-                        unsafe { run_task(step, i as u32, phase, task, &bases, self.scratch.as_ptr()) }?;
-                    }
+            let mut times = vec![Duration::ZERO; if observer.is_some() { schedule.steps.len() } else { 0 }];
+            for unit in &schedule.units {
+                let start = observer.map(|_| Instant::now());
+                let step = &schedule.steps[unit.step as usize];
+                for task in unit.start..unit.start + unit.tasks {
+                    let (phase, task) = (unit.phase as usize, task as usize);
+                    // SAFETY: by this function's contract, and units run in order.
+                    unsafe { run_task(step, unit.step, phase, task, &bases, self.scratch.as_ptr()) }?;
                 }
-                if let Some(o) = observer {
-                    o.step(i, start.elapsed());
+                if let Some(start) = start {
+                    times[unit.step as usize] += start.elapsed();
                 }
+            }
+            if let Some(o) = observer {
+                times.into_iter().enumerate().for_each(|(i, time)| o.step(i, time));
             }
             return Ok(());
         }
@@ -211,7 +251,7 @@ impl RunState {
                         break;
                     }
                     entered.get_or_insert_with(FlushDenormals::enter);
-                    self.task(schedule, unit, task, bases, scratch);
+                    self.task(schedule, unit, unit.start as usize + task, bases, scratch);
                     finished += 1;
                 }
             }
@@ -254,7 +294,7 @@ impl RunState {
 
 /// Told how long each step of a serial run took.
 pub(crate) trait Observer {
-    fn step(&self, index: usize, time: std::time::Duration);
+    fn step(&self, index: usize, time: Duration);
 }
 
 struct Bases<'a> {

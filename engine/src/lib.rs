@@ -4,6 +4,7 @@
 
 mod arena;
 mod arrange;
+mod bands;
 mod builder;
 pub mod container;
 mod engine;

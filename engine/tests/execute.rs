@@ -122,6 +122,43 @@ fn convolutions_with_concat_and_residual() {
     );
 }
 
+/// Images that outgrow the caches: layers take turns, with a residual in place and windows that reach into the next rows.
+#[test]
+fn large_images_go_through_their_layers_band_by_band() {
+    let mut net = Network::new("bands");
+    let n = Dim::symbol(net.add_symbol("N", SymbolSource::InputDim { input: 0, axis: 0 }));
+    let x = net.add_input("x", f32s(&[n, 72.into(), 66.into(), 4.into()]));
+    let wide = conv(&mut net, "wide", x, 1, 4, 48, 1);
+    let w = net.add_constant("dw.w", random(&[3, 3, 1, 48], 3));
+    let depthwise = ops::Conv {
+        strides: vec![1, 1],
+        dilations: vec![1, 1],
+        padding: ops::Padding::Explicit { begin: vec![1; 2], end: vec![1; 2] },
+        groups: 48,
+        epilogue: ops::Epilogue::default(),
+    };
+    let dw = net.add("dw", depthwise.into(), &[wide, w]).unwrap();
+    let act = net.add("act", unary(UnaryOp::Relu), &[dw]).unwrap();
+    let back = conv(&mut net, "back", act, 1, 48, 48, 5);
+    let sum = net.add("sum", binary(BinaryOp::Add), &[back, wide]).unwrap();
+    let y = conv(&mut net, "y", sum, 3, 48, 6, 7);
+    net.set_outputs(vec![y]);
+    check(&net, &[vec![random(&[2, 72, 66, 4], 21)], vec![random(&[1, 72, 66, 4], 22)]]);
+    let x = random(&[2, 72, 66, 4], 23);
+    let want = net.eval(std::slice::from_ref(&x)).unwrap();
+    let most = (0..want[0].count()).map(|k| want[0].get_f64(k).abs()).fold(0.0, f64::max);
+    for threads in [2, 3, 8] {
+        let engine = build(&net, Isa::best(), threads);
+        for _ in 0..10 {
+            let got = engine.run_tensors(std::slice::from_ref(&x), &Late(threads)).unwrap();
+            let worst = (0..want[0].count())
+                .map(|k| (got[0].get_f64(k) - want[0].get_f64(k)).abs())
+                .fold(0.0, f64::max);
+            assert!(worst <= 2e-5 * most, "{worst} of {most} on {threads} threads");
+        }
+    }
+}
+
 /// Participants one after another on the calling thread, the last first: what a pool does whose threads come late.
 struct Late(usize);
 

@@ -10,7 +10,7 @@ mod unpack;
 
 pub use cpu::isa::Isa;
 pub use tactic::{
-    Args, Class, Fit, Kernel, KernelError, Operand, Precision, Problem, Reject, Serial, Tactic, TensorDesc,
-    Workers,
+    Args, Class, Fit, Kernel, KernelError, Operand, Precision, Problem, Reach, Reject, Serial, Tactic,
+    TensorDesc, Workers,
 };
 pub use unpack::unpack;

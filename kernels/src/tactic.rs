@@ -7,6 +7,7 @@
 use crate::Isa;
 use engraft_network::{DType, Op, Tensor};
 use smallvec::SmallVec;
+use std::ops::Range;
 
 /// Concrete type and placement of an operand or a result.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -292,10 +293,29 @@ pub trait Kernel: Send + Sync {
     /// [`Kernel::in_place`] allows it; scratch and workspace have the sizes asked for.
     unsafe fn run(&self, phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError>;
 
+    /// The pixels that a task touches, for a kernel of one phase and one result whose tasks each compute all channels of some
+    /// pixels, from the first pixel on to the last. Operands of the result's height and width are read at the pixels written, but
+    /// for operand 0. `None` for kernels that cannot say.
+    fn reach(&self, _task: usize) -> Option<Reach> {
+        None
+    }
+
     /// Whether result 0 may share the memory of operand `input` (same dtype, shape and strides).
     fn in_place(&self, _input: usize) -> bool {
         false
     }
+}
+
+/// Pixels that a task of a kernel over images touches: places along all axes but the last, counted row by row. No bound is below
+/// that of an earlier task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Pixels of the result, among them all that the task writes.
+    pub writes: Range<usize>,
+    /// Pixels of operand 0, among them all that the task reads.
+    pub reads: Range<usize>,
+    /// Pixels of the result, from the first on, that are complete when this and all earlier tasks are over.
+    pub complete: usize,
 }
 
 /// Memory of one execution of a kernel.

@@ -2,6 +2,7 @@
 
 use crate::{Reject, TensorDesc};
 use engraft_network::ops::Conv;
+use std::ops::Range;
 
 /// Sizes, strides and borders of a convolution's input side; spatial triples are (depth, height, width), the leading
 /// ones trivial where the convolution has fewer dimensions.
@@ -36,6 +37,32 @@ impl Geometry {
         (0..3).all(|d| {
             let last = (self.output[d] - 1) * self.stride[d] + (self.kernel[d] - 1) * self.dilation[d];
             self.pad[d] == 0 && last < self.input[d]
+        })
+    }
+
+    /// Input pixels, numbered over all batches, from the first to the last that output pixels `pixels` (not none) read.
+    pub fn window(&self, pixels: Range<usize>) -> Range<usize> {
+        self.corner(pixels.start, false)..self.corner(pixels.end - 1, true) + 1
+    }
+
+    /// The first or the last input pixel under output pixel `pixel`; none that is read by outputs after (before) it has a lower
+    /// (higher) number.
+    fn corner(&self, pixel: usize, last: bool) -> usize {
+        let (n, o) = self.place(pixel);
+        let mut border = None;
+        (0..3).fold(n, |number, d| {
+            let most = self.input[d] - 1;
+            let reach = if last { (self.kernel[d] - 1) * self.dilation[d] } else { 0 };
+            let at = o[d] * self.stride[d] + reach;
+            // Where it lies in the border, other outputs get as far, at any place along the inner axes.
+            let outside = (at < self.pad[d]).then_some(false).or((at > self.pad[d] + most).then_some(true));
+            border = border.or(outside);
+            let at = match border {
+                Some(true) => most,
+                Some(false) => 0,
+                None => at - self.pad[d],
+            };
+            number * self.input[d] + at
         })
     }
 
@@ -86,4 +113,46 @@ pub fn geometry(op: &Conv, x: &TensorDesc, w: &TensorDesc, out: &TensorDesc) -> 
         g.input_stride[d] = x.strides[axis + 1];
     }
     Ok(g)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn windows_hold_what_is_read(
+            batch in 1usize..3, input in [1usize..4, 1usize..6, 1usize..7], kernel in [1usize..4, 1usize..4, 1usize..4],
+            stride in [1usize..3, 1usize..4, 1usize..4], dilation in [1usize..3, 1usize..3, 1usize..3],
+            pad in [0usize..3, 0usize..3, 0usize..3], after in [0usize..3, 0usize..3, 0usize..3], cut in 1usize..40,
+        ) {
+            let mut output = [0; 3];
+            for d in 0..3 {
+                let span = (kernel[d] - 1) * dilation[d] + 1;
+                prop_assume!(input[d] + pad[d] + after[d] >= span);
+                output[d] = (input[d] + pad[d] + after[d] - span) / stride[d] + 1;
+            }
+            let g = Geometry {
+                batch, input, output, kernel, stride, dilation, pad, batch_stride: 0, input_stride: [0; 3],
+            };
+            let mut before = 0..0;
+            for start in (0..g.pixels()).step_by(cut) {
+                let pixels = start..g.pixels().min(start + cut);
+                let window = g.window(pixels.clone());
+                prop_assert!(before.start <= window.start && before.end <= window.end);
+                for pixel in pixels {
+                    let (n, o) = g.place(pixel);
+                    for tap in 0..g.taps() {
+                        let k = [tap / (kernel[1] * kernel[2]), tap / kernel[2] % kernel[1], tap % kernel[2]];
+                        let at: Option<Vec<usize>> = (0..3).map(|d| g.source(d, o[d], k[d])).collect();
+                        let Some(at) = at else { continue };
+                        let read = ((n * input[0] + at[0]) * input[1] + at[1]) * input[2] + at[2];
+                        prop_assert!(window.contains(&read), "{read} is not in {window:?}");
+                    }
+                }
+                before = window;
+            }
+        }
+    }
 }

@@ -5,10 +5,10 @@ use super::source::{Bands, Taps};
 use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows, is_type};
 use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
-use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Strided, Sweep, tasks_for_rows};
+use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Strided, Sweep, tasks_for, tasks_for_rows};
 use crate::cpu::pack::{self, Matrix};
 use crate::tactic::Build;
-use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
+use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reach, Reject, Tactic};
 use engraft_network::ops::Conv;
 use engraft_network::{DType, Op};
 use smallvec::SmallVec;
@@ -118,9 +118,19 @@ impl<E: Number> Build for ConvTactic<E> {
         };
         let m = if empty { 0 } else { g.pixels() };
         let flops = 2.0 * (m * n * k * op.groups) as f64;
-        let tasks = tasks_for_rows(flops, m, p.threads);
         let panels = pack::panels::<E>(n);
-        let grid = Grid::new(m, panels, self.micro.rows(), tasks.div_ceil(op.groups));
+        let inputs = g.batch * g.input.iter().product::<usize>() * channels;
+        let unit = self.micro.rows();
+        let by_rows = if inputs < k * n {
+            None
+        } else {
+            // The larger operand is read once.
+            let far = inputs.max(m * n) * size_of::<E>();
+            let tasks = tasks_for_rows(flops, m, far, p.threads).div_ceil(op.groups);
+            Grid::of_rows(m, panels, unit, tasks, p.threads)
+        };
+        let tasks = tasks_for(flops, p.threads).div_ceil(op.groups);
+        let grid = by_rows.unwrap_or_else(|| Grid::new(m, panels, unit, tasks));
         let sweep = Sweep::new(self.micro, n, taps, run, out_rows, finisher.residual_rows(out_rows));
         let mut phases = SmallVec::new();
         if m * n > 0 {
@@ -171,7 +181,7 @@ impl<E: Number> Tactic for ConvTactic<E> {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn computes(&self) -> Option<DType> {
@@ -303,6 +313,14 @@ impl<E: Number> Kernel for ConvKernel<E> {
         // SAFETY: by the caller's contract.
         unsafe { self.product(task / self.grid.tasks(), pixels, panels, args) };
         Ok(())
+    }
+
+    fn reach(&self, task: usize) -> Option<Reach> {
+        if self.groups > 1 || self.grid.across > 1 || self.phases.len() != 1 {
+            return None;
+        }
+        let (writes, _) = self.grid.task(task);
+        Some(Reach { reads: self.geometry.window(writes.clone()), complete: writes.end, writes })
     }
 
     fn in_place(&self, input: usize) -> bool {

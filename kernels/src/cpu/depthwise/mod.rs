@@ -13,7 +13,7 @@ use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, tasks_for};
 use crate::tactic::Build;
-use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
+use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reach, Reject, Tactic};
 use engraft_network::{DType, Op};
 use groups::{GroupStrips, Groups};
 use half::bf16;
@@ -409,6 +409,16 @@ impl<E: Number, X: Stored<E>> Kernel for DepthwiseKernel<E, X> {
             });
         }
         Ok(())
+    }
+
+    fn reach(&self, task: usize) -> Option<Reach> {
+        if self.slice < self.channels {
+            return None;
+        }
+        let (g, width) = (&self.geometry, self.geometry.output[2]);
+        let rows = g.batch * g.output[0] * g.output[1];
+        let writes = task * self.band * width..((task + 1) * self.band).min(rows) * width;
+        Some(Reach { reads: g.window(writes.clone()), complete: writes.end, writes })
     }
 
     fn in_place(&self, input: usize) -> bool {

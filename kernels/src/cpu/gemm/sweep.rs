@@ -438,6 +438,15 @@ impl Grid {
         Grid { rows, panels, down: best.1, across: best.2, unit }
     }
 
+    /// Cuts rows alone to at most `tasks` tasks, as many for each of `threads` threads, so that no row of A is read twice.
+    /// `None` where that would leave a thread idle for more than a few percent of the time.
+    pub fn of_rows(rows: usize, panels: usize, unit: usize, tasks: usize, threads: usize) -> Option<Self> {
+        let units = rows.div_ceil(unit);
+        let idle = units.next_multiple_of(threads) - units;
+        let down = tasks.min(units) / threads * threads;
+        (down > 0 && idle * 32 <= units).then_some(Grid { rows, panels, down, across: 1, unit })
+    }
+
     pub fn tasks(&self) -> usize {
         self.down * self.across
     }
@@ -462,11 +471,16 @@ pub fn tasks_for(flops: f64, threads: usize) -> usize {
     ((flops / LEAST) as usize).clamp(1, 2 * threads)
 }
 
-/// The same for a product of `rows` rows: more tasks where each still fills whole blocks of rows, so that a thread that
-/// is held up can be relieved.
-pub fn tasks_for_rows(flops: f64, rows: usize, threads: usize) -> usize {
+/// Bytes of an operand or a result that a core's own cache holds beside others.
+const NEAR_BYTES: usize = 1 << 20;
+
+/// The same for a product of `rows` rows, the larger of whose operand and result has `bytes`: more tasks where each still fills
+/// whole blocks of rows, so that a thread that is held up can be relieved, and layers can take turns while rows are near.
+pub fn tasks_for_rows(flops: f64, rows: usize, bytes: usize, threads: usize) -> usize {
     /// Rows of one block, at most (see [`Sweep::new`]).
     const BLOCK: usize = 384;
     let tasks = tasks_for(flops, threads);
-    if tasks < 2 * threads { tasks } else { tasks.max((rows / BLOCK).min(8 * threads)) }
+    let most = if bytes > NEAR_BYTES { 128 } else { 8 * threads };
+    let blocks = (rows / BLOCK).min(most);
+    if tasks < 2 * threads && bytes <= NEAR_BYTES { tasks } else { tasks.max(blocks) }
 }
