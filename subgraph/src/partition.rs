@@ -71,6 +71,11 @@ fn moves(op: &Op) -> bool {
     )
 }
 
+/// Whether an operator multiplies matrices: worth a segment whatever sizes are expected.
+fn multiplies(op: &Op) -> bool {
+    matches!(op, Op::MatMul(_) | Op::Conv(_) | Op::ConvTranspose(_) | Op::Rnn(_) | Op::Attention(_))
+}
+
 struct Partitioner<'g, 'c> {
     graph: &'g HostGraph,
     capability: &'c dyn Capability,
@@ -319,7 +324,7 @@ impl<'g> Partitioner<'g, '_> {
         }
         let reason = if host_nanoseconds(total) < SEGMENT_NANOSECONDS {
             "its segment is too small to beat the host"
-        } else if self.arithmetic(probe, nodes) < total.bytes / BYTES_PER_FLOP_OF_MOVES {
+        } else if self.only_moves(probe, nodes, total.bytes / BYTES_PER_FLOP_OF_MOVES) {
             "its segment only moves elements, as fast as the host does"
         } else {
             return None;
@@ -327,11 +332,18 @@ impl<'g> Partitioner<'g, '_> {
         Some(Reject::new(reason).remedy(Remedy::maximal()))
     }
 
-    /// FLOPs of what does more than to move elements.
-    fn arithmetic(&self, probe: &Lowering, nodes: &[usize]) -> f64 {
+    /// Whether no layer multiplies, and what does more than to move elements is fewer FLOPs than `few`.
+    fn only_moves(&self, probe: &Lowering, nodes: &[usize], few: f64) -> bool {
         let layers = nodes.iter().flat_map(|&node| &self.layers[node]);
-        let computes = |id: &&NodeId| probe.network().node(**id).is_some_and(|node| !moves(&node.op));
-        layers.filter(computes).map(|&id| work(probe.network(), id, &self.sizes).flops).sum()
+        let ops = layers.filter_map(|id| Some((*id, &probe.network().node(*id)?.op)));
+        let mut flops = 0.0;
+        for (id, op) in ops.filter(|(_, op)| !moves(op)) {
+            if multiplies(op) {
+                return false;
+            }
+            flops += work(probe.network(), id, &self.sizes).flops;
+        }
+        flops < few
     }
 
     fn report(&self, segments: &[Segment]) -> PlacementReport {

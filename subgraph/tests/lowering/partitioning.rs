@@ -7,7 +7,7 @@ use engraft_subgraph::{
 };
 use proptest::prelude::*;
 
-use crate::builder::{Builder, Refuse, close, execute, fix, ints, maximal, ramp, sym};
+use crate::builder::{Builder, Refuse, close, execute, fix, floats, ints, maximal, ramp, sym};
 
 #[test]
 fn excluded_and_unknown_operators_stay_with_their_reasons() {
@@ -69,6 +69,18 @@ fn what_only_moves_elements_stays_with_the_host_under_profit() {
     assert_eq!(taken(&["Transpose", "Exp"], &profit), 2);
     assert_eq!(taken(&["Transpose"], &maximal()), 1);
     assert_eq!(remedy(&chain(&["Transpose"]), &profit), Some(Remedy::maximal()));
+}
+
+/// Sizes that are not known yet may make nothing of a product: it is taken all the same.
+#[test]
+fn a_product_is_no_movement_whatever_sizes_are_expected() {
+    let mut b = Builder::new(17);
+    let x = b.input("x", DType::F32, &[fix(1), fix(1), sym("samples")]);
+    let w = b.constant(floats(&[256, 1, 1024], &[0.5; 256 * 1024]));
+    let y = b.node("Conv", &[x, w], &[("strides", Attribute::Ints(vec![512]))]);
+    b.output(y);
+    let profit = PartitionOptions { policy: PartitionPolicy::Profit, ..PartitionOptions::default() };
+    assert_eq!(partition(&b.graph, &AcceptAll, &profit).report.taken, 1);
 }
 
 /// The remedy of the only node that stays with the host.
