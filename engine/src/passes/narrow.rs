@@ -265,20 +265,20 @@ fn rewrite(s: &mut Sweep<'_>, id: NodeId, plan: &Plan) -> Result<(), NetworkErro
                     *v = narrowed(s, &name, *v)?;
                 }
             }
-            let mut types: SmallVec<[bool; 4]> =
+            let mut converted: SmallVec<[bool; 4]> =
                 SmallVec::from_slice(&[s.ty(inputs[0]).dtype == DType::BF16]);
-            types.extend(inputs[first..].iter_mut().map(|v| read(s, v)));
+            converted.extend(inputs[first..].iter_mut().map(|v| read(s, v)));
             let Some(epilogue) = epilogue_mut(&mut op) else { return Ok(()) };
             let post = epilogue.post.take().unwrap_or_else(identity);
-            *epilogue = Epilogue { bias: epilogue.bias, post: Some(storing(&post, &types, narrow)) };
+            *epilogue = Epilogue { bias: epilogue.bias, post: Some(storing(&post, &converted, narrow)) };
         }
         Role::Pointwise => {
             let Some(expr) = expression(&op) else { return Ok(()) };
             if !narrow && !has_narrow(s, &inputs) {
                 return Ok(());
             }
-            let types: SmallVec<[bool; 4]> = inputs.iter_mut().map(|v| read(s, v)).collect();
-            op = Pointwise { expr: storing(&expr, &types, narrow) }.into();
+            let converted: SmallVec<[bool; 4]> = inputs.iter_mut().map(|v| read(s, v)).collect();
+            op = Pointwise { expr: storing(&expr, &converted, narrow) }.into();
         }
     }
     let new = s.add(name.clone(), op, &inputs)?;

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 /// `out = post(acc + bias, extra operands...)`.
 ///
 /// With `bias` the operator's first operand after its matrices has shape `[channels]` (the output's last axis) and their type;
-/// beside half-width floats it may be `f32`. `post`'s input 0 is `acc + bias`, of the matrices' type; inputs 1.. are the operator's remaining operands in order, each broadcastable to the output.
+/// beside half-width floats it may be `f32`. `post`'s input 0 is `acc + bias`, of the matrices' type; inputs 1.. are the
+/// operator's remaining operands in order, each broadcastable to the output.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epilogue {
     pub bias: bool,
@@ -35,7 +36,8 @@ pub struct MatMul {
 
 impl Epilogue {
     /// Type of the output whose shape is `out`, for the operands after the matrices. Errors: a bias that is not
-    /// `[channels]` of type `acc` (or `f32` beside half-width floats), an extra operand that does not broadcast to `out`, an ill-typed expression.
+    /// `[channels]` of type `acc` (or `f32` beside half-width floats), an extra operand that does not broadcast to `out`, an
+    /// ill-typed expression.
     pub(super) fn infer(
         &self,
         inputs: &[&TensorType],

@@ -38,8 +38,8 @@ pub enum Activation {
 ///
 /// Operands: x `[T, B, I]`, w `[D, G * H, I]`, r `[D, G * H, H]`, then those that are flagged, in this order: `bias`
 /// `[D, 2 * G * H]`, `sequence_lens` i32 `[B]`, `initial_h` `[D, B, H]`, `initial_c` `[D, B, H]` (LSTM), `peephole`
-/// `[D, 3 * H]` (LSTM), `mask` bool `[T, B]`: steps where it is false leave the states as they are, and y repeats h. D = 2 if bidirectional, else 1; G = 4, 3, 1. Outputs: y `[T, D, B, H]`, y_h `[D, B, H]`, and for
-/// LSTM y_c `[D, B, H]`.
+/// `[D, 3 * H]` (LSTM), `mask` bool `[T, B]`: steps where it is false leave the states as they are, and y repeats h.
+/// D = 2 if bidirectional, else 1; G = 4, 3, 1. Outputs: y `[T, D, B, H]`, y_h `[D, B, H]`, and for LSTM y_c `[D, B, H]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rnn {
     pub kind: RnnKind,
