@@ -59,7 +59,7 @@ impl<F: Form<M, T>, const M: usize, const T: usize> Task for Gather<'_, F, M, T>
 
 /// The input coordinate that lies `at - pad`, unless it is in the border.
 #[inline(always)]
-fn inside(at: usize, pad: usize, size: usize) -> Option<usize> {
+pub(super) fn inside(at: usize, pad: usize, size: usize) -> Option<usize> {
     let at = at.wrapping_sub(pad);
     (at < size).then_some(at)
 }

@@ -1,5 +1,6 @@
 //! Minimal filtering against the network's evaluation and against sums in double precision.
 
+use super::squares::inside;
 use super::*;
 use crate::cpu::gemm::check::{Given, Random, check_at, epilogue};
 use crate::{Operand, TensorDesc};
