@@ -3,7 +3,7 @@
 //! `cargo run --release -p engraft-kernels --example gflops [filter] [fp32|tf32|bf16]`; `ENGRAFT_ISA` caps the
 //! instruction set.
 
-use engraft_kernels::cpu::gemm::micro::{self, Ahead, Micro, Tile};
+use engraft_kernels::cpu::gemm::micro::{self, Ahead, Micro, Stream, Tile};
 use engraft_kernels::{Args, Class, Isa, Operand, Precision, Problem, TensorDesc, catalog};
 use engraft_network::ops::{
     Activation, Attention, Conv, ConvTranspose, Direction, Epilogue, MatMul, Padding, Rnn, RnnKind,
@@ -81,7 +81,8 @@ fn micro_kernels(name: &str, micro: &Micro<f32>, k: usize) {
             bias: std::ptr::null(),
             residual: std::ptr::null(),
             clip: None,
-            prefetch: b.as_ptr(),
+            fetch: Stream::none(),
+            claim: Stream::none(),
             ahead: Ahead::none(),
         };
         let half = Tile { cols: micro.width / 2, ..tile };

@@ -3,9 +3,10 @@
 use super::geometry::{Geometry, geometry};
 use super::source::{Bands, Taps};
 use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows, is_type};
+use crate::cpu::gemm::grid::{Grid, tasks_for, tasks_for_rows};
 use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
-use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Strided, Sweep, tasks_for, tasks_for_rows};
+use crate::cpu::gemm::sweep::{Finish, Gathered, Strided, Sweep};
 use crate::cpu::pack::{self, Matrix};
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reach, Reject, Tactic};
@@ -130,7 +131,7 @@ impl<E: Number> Build for ConvTactic<E> {
             Grid::of_rows(m, panels, unit, tasks, p.threads)
         };
         let tasks = tasks_for(flops, p.threads).div_ceil(op.groups);
-        let grid = by_rows.unwrap_or_else(|| Grid::new(m, panels, unit, tasks));
+        let grid = by_rows.unwrap_or_else(|| Grid::even(m, panels, unit, tasks));
         let sweep = Sweep::new(self.micro, n, taps, run, out_rows, finisher.residual_rows(out_rows));
         let mut phases = SmallVec::new();
         if m * n > 0 {
@@ -181,7 +182,7 @@ impl<E: Number> Tactic for ConvTactic<E> {
     }
 
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn computes(&self) -> Option<DType> {

@@ -3,10 +3,11 @@
 use super::geometry::Geometry;
 use super::source::{Bands, Taps};
 use crate::cpu::gemm::check::{Given, Random, check, dtypes, epilogue, optimized};
+use crate::cpu::gemm::grid::Grid;
 use crate::cpu::gemm::lanes::Elem;
 use crate::cpu::gemm::micro::{self, Micro};
 use crate::cpu::gemm::rows::RowMap;
-use crate::cpu::gemm::sweep::{Finish, Gathered, Grid, Source, Strided, Sweep};
+use crate::cpu::gemm::sweep::{Finish, Gathered, Limits, Source, Strided, Sweep};
 use crate::cpu::pack;
 use engraft_network::ops::{Conv, Epilogue, Padding};
 use engraft_network::{DType, Op};
@@ -65,12 +66,27 @@ fn close(got: &[f32], want: &[f32], k: usize) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The usual limits, or such that small products are cut to blocks.
+fn limits() -> impl Strategy<Value = Limits> {
+    let small = (
+        16usize..400,
+        1usize..9000,
+        prop_oneof![Just(0), Just(1 << 20)],
+        1usize..9000,
+        prop_oneof![Just(0), Just(1 << 20)],
+    );
+    let small =
+        small.prop_map(|(products, block, near_b, span, far)| Limits { products, block, near_b, span, far });
+    prop_oneof![1 => Just(Limits::DEFAULT), 3 => small]
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
-    fn products(m in 1usize..70, n in 1usize..100, k in 1usize..300, deep in 0usize..8, pad in 0usize..5,
-                transposed: bool, biased: bool, residual: bool, clipped: bool, tasks in 1usize..9, which in 0usize..3, seed: u64) {
+    fn products(m in 1usize..70, n in 1usize..100, k in 1usize..300, deep in 0usize..8, pad in prop_oneof![Just(0usize), 1usize..5],
+                transposed: bool, biased: bool, residual: bool, in_place: bool, clipped: bool, tasks in 1usize..9, which in 0usize..3,
+                limits in limits(), seed: u64) {
         let all = micros();
         let micro = all[which % all.len()];
         let k = if deep == 0 { k + 1500 } else { k };
@@ -96,15 +112,18 @@ proptest! {
                 want[i * ldc + j] = if clipped { x.clamp(0.0, 6.0) } else { x };
             }
         }
-        let mut c = vec![7f32; m * ldc];
+        let (out, rows) = (RowMap::uniform(m, ldc as isize), RowMap::uniform(m, n as isize));
+        let sweep = Sweep::within(limits, micro, n, 1, k, out, rows);
+        let in_place = in_place && residual && pad == 0 && sweep.is_single_pass();
+        let mut c = if in_place { extra.clone() } else { vec![7f32; m * ldc] };
+        let added = if in_place { c.as_ptr() } else { extra.as_ptr() };
         let finish = Finish {
             bias: if biased { bias.as_ptr() } else { std::ptr::null() },
-            residual: if residual { extra.as_ptr() } else { std::ptr::null() },
+            residual: if residual { added } else { std::ptr::null() },
             clip: clipped.then_some((0.0, 6.0)),
             post: None,
         };
-        let sweep = Sweep::new(micro, n, 1, k, RowMap::uniform(m, ldc as isize), RowMap::uniform(m, n as isize));
-        let grid = Grid::new(m, pack::panels::<f32>(n), micro.rows(), tasks);
+        let grid = Grid::even(m, pack::panels::<f32>(n), micro.rows(), tasks);
         let rows = RowMap::uniform(m, row);
         if transposed {
             run(&sweep, &Gathered { base: a.as_ptr(), rows, k, step }, grid, &packed, &mut c, &finish);
@@ -118,7 +137,8 @@ proptest! {
     fn convolutions(batch in 1usize..3, input in [1usize..4, 1usize..9, 1usize..20], kernel in [1usize..3, 1usize..4, 1usize..8],
                     stride in [1usize..3, 1usize..3, 1usize..4], dilation in [1usize..3, 1usize..3, 1usize..3],
                     pad in [0usize..2, 0usize..3, 0usize..5], after in [0usize..2, 0usize..3, 0usize..5],
-                    channels in 1usize..20, n in 1usize..70, gap in 0usize..3, tasks in 1usize..6, which in 0usize..3, bands: bool, seed: u64) {
+                    channels in 1usize..20, n in 1usize..70, gap in 0usize..3, tasks in 1usize..6, which in 0usize..3, bands: bool,
+                    limits in limits(), seed: u64) {
         let all = micros();
         let micro = all[which % all.len()];
         let dilation = if bands { [dilation[0], dilation[1], 1] } else { dilation };
@@ -161,14 +181,14 @@ proptest! {
         unsafe { pack::pack(pack::Matrix { data: w.as_ptr(), row: n as isize, col: 1 }, k, n, packed.as_mut_ptr()) };
         let mut c = vec![7f32; m * n];
         let rows = RowMap::uniform(m, n as isize);
-        let grid = Grid::new(m, pack::panels::<f32>(n), micro.rows(), tasks);
+        let grid = Grid::even(m, pack::panels::<f32>(n), micro.rows(), tasks);
         let finish = Finish::none();
         if bands {
             let source = Bands { base: x.as_ptr(), geometry: &geometry, channels };
-            run(&Sweep::new(micro, n, source.taps(), source.run(), rows, rows), &source, grid, &packed, &mut c, &finish);
+            run(&Sweep::within(limits, micro, n, source.taps(), source.run(), rows, rows), &source, grid, &packed, &mut c, &finish);
         } else {
             let source = Taps { base: x.as_ptr(), geometry: &geometry, channels };
-            run(&Sweep::new(micro, n, source.taps(), source.run(), rows, rows), &source, grid, &packed, &mut c, &finish);
+            run(&Sweep::within(limits, micro, n, source.taps(), source.run(), rows, rows), &source, grid, &packed, &mut c, &finish);
         }
         close(&c, &want, k)?;
     }

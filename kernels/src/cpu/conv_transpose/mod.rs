@@ -8,8 +8,9 @@ mod source;
 mod tests;
 
 use crate::cpu::gemm::epilogue::{Finisher, Number, Window, dense_window, is_type};
+use crate::cpu::gemm::grid::{Grid, tasks_for};
 use crate::cpu::gemm::micro::{self, Micro};
-use crate::cpu::gemm::sweep::{Grid, Sweep, tasks_for};
+use crate::cpu::gemm::sweep::Sweep;
 use crate::cpu::pack::{self, Matrix};
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic, TensorDesc};
@@ -321,7 +322,7 @@ impl<E: Number> Build for ConvTransposeTactic<E> {
             let finisher = Finisher::<E>::windowed(&op.epilogue, p.inputs, 2, out, p.isa, &windows)?;
             let sweep =
                 Sweep::new(self.micro, classes.n, shifts.len(), run, rows, finisher.residual_rows(rows));
-            let grid = Grid::new(rows.rows(), panels, self.micro.rows(), each);
+            let grid = Grid::even(rows.rows(), panels, self.micro.rows(), each);
             let pass = Pass { sweep, finisher, shifts, count, weights, out: offset, grid, first_task: tasks };
             tasks += grid.tasks() * kernel.classes.groups;
             let scratch = pass.finisher.scratch_bytes()

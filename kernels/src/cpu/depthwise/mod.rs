@@ -10,8 +10,9 @@ mod narrow;
 
 use crate::cpu::conv::geometry::{self, Geometry};
 use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows};
+use crate::cpu::gemm::grid::tasks_for;
 use crate::cpu::gemm::rows::RowMap;
-use crate::cpu::gemm::sweep::{Finish, tasks_for};
+use crate::cpu::gemm::sweep::Finish;
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reach, Reject, Tactic};
 use engraft_network::{DType, Op};

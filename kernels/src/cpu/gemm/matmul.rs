@@ -1,9 +1,10 @@
 //! `Op::MatMul` as tactics over the sweep.
 
 use super::epilogue::{Finisher, Number, dense_rows, is_type};
+use super::grid::{Grid, tasks_for};
 use super::micro::{self, Micro};
 use super::rows::RowMap;
-use super::sweep::{Gathered, Grid, Strided, Sweep, tasks_for};
+use super::sweep::{Gathered, Strided, Sweep};
 use crate::cpu::pack::{self, Matrix};
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic, TensorDesc};
@@ -154,7 +155,7 @@ impl<E: Number> Build for MatMulTactic<E> {
         let panels = pack::panels::<E>(n);
         let group = batch.div_ceil(tasks).max(1);
         let each = tasks.div_ceil(batch.max(1));
-        let grid = Grid::new(m, panels, self.micro.rows(), each);
+        let grid = Grid::even(m, panels, self.micro.rows(), each);
         let (row, col) = (right.row, right.col);
         let weights = if constant {
             Weights::Packed
@@ -244,7 +245,7 @@ impl<E: Number> Tactic for MatMulTactic<E> {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn computes(&self) -> Option<DType> {

@@ -33,10 +33,66 @@ pub struct Tile<E> {
     pub residual: *const *const E,
     /// Bounds to clip the result to, at the very end.
     pub clip: Option<(E, E)>,
-    /// Where to prefetch from, 64 bytes every few steps: what this task will want next.
-    pub prefetch: *const E,
+    /// Memory that later calls will read.
+    pub fetch: Stream,
+    /// Memory that later calls will write.
+    pub claim: Stream,
     /// Rows that the next call will use.
     pub ahead: Ahead<E>,
+}
+
+/// Memory that a call brings close while it computes, from the start on, at an even pace: the core's own prefetcher goes ahead of
+/// lines that follow each other, and only a dozen single ones can be under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    pub start: *const u8,
+    /// Bytes for each product of a sum; nothing is fetched at 0.
+    pub pace: usize,
+}
+
+impl Stream {
+    pub fn none() -> Self {
+        Stream { start: std::ptr::null(), pace: 0 }
+    }
+
+    /// Fetches what `products` products pay for, four lines at most, to be read or (`write`) written.
+    #[inline(always)]
+    fn step(&mut self, products: usize, write: bool) {
+        let bytes = self.pace * products;
+        if bytes == 0 {
+            return;
+        }
+        let bring = if write { prefetch_write::<u8> } else { prefetch::<u8> };
+        bring(self.start);
+        let mut line = 64;
+        while line < bytes && line < 4 * 64 {
+            bring(self.start.wrapping_add(line));
+            line += 64;
+        }
+        self.start = self.start.wrapping_add(bytes);
+    }
+}
+
+/// A piece of memory that calls share in bringing close.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Share {
+    /// Bytes of one call, and for each of its products.
+    bytes: usize,
+    pace: usize,
+}
+
+impl Share {
+    /// Of `bytes`, for each of `calls` calls that sum `products` products.
+    pub fn new(bytes: usize, calls: usize, products: usize) -> Self {
+        let bytes = bytes.div_ceil(calls.max(1));
+        Share { bytes, pace: bytes.div_ceil(products.max(1)) }
+    }
+
+    /// What call `call` fetches of the piece at `start`.
+    #[inline]
+    pub fn of<E>(&self, start: *const E, call: usize) -> Stream {
+        Stream { start: start.cast::<u8>().wrapping_add(call * self.bytes), pace: self.pace }
+    }
 }
 
 /// What a call of a micro-kernel fetches for the next one while it computes, a line or two per step.
@@ -138,7 +194,7 @@ const ROWS_THAT_LOOK_AHEAD: usize = 6;
 /// # Safety
 /// The tables hold `i + 1` pointers.
 #[inline(always)]
-unsafe fn claim<V: Lanes, const NV: usize>(ahead: &Ahead<V::E>, i: usize) {
+unsafe fn claim_row<V: Lanes, const NV: usize>(ahead: &Ahead<V::E>, i: usize) {
     let line = 64 / size_of::<V::E>();
     // SAFETY: by the caller's contract.
     unsafe {
@@ -242,14 +298,16 @@ pub(crate) unsafe fn body<V: Lanes, const MR: usize, const NV: usize, const U: u
         let claims = if looks && !t.ahead.c.is_null() { t.ahead.rows } else { 0 };
         let fetches = looks && !t.ahead.a.is_null();
         let mut claimed = 0;
-        let (mut table, mut b, mut ahead) = (t.a, t.b, t.prefetch);
+        let (mut table, mut b) = (t.a, t.b);
+        let (mut fetch, mut claim) = (t.fetch, if looks { t.claim } else { Stream::none() });
         for _ in 0..t.taps {
             let mut k = t.offset;
             let end = t.offset + t.run;
             while k + U <= end {
-                prefetch(ahead);
+                fetch.step(U, false);
+                claim.step(U, true);
                 if claimed < claims {
-                    claim::<V, NV>(&t.ahead, claimed);
+                    claim_row::<V, NV>(&t.ahead, claimed);
                     claimed += 1;
                 }
                 if fetches {
@@ -258,7 +316,6 @@ pub(crate) unsafe fn body<V: Lanes, const MR: usize, const NV: usize, const U: u
                 steps::<V, MR, NV, U, S>(&mut acc, table, k, b);
                 k += U;
                 b = b.add(U * panel);
-                ahead = ahead.wrapping_add(128 / 2 / std::mem::size_of::<V::E>());
             }
             while U > 1 && k < end {
                 steps::<V, MR, NV, 1, S>(&mut acc, table, k, b);
@@ -275,33 +332,46 @@ pub(crate) unsafe fn body<V: Lanes, const MR: usize, const NV: usize, const U: u
             }
         }
 
-        if !t.residual.is_null() {
-            for i in 0..MR {
+        if full {
+            leave::<V, MR, NV, true>(t, &acc[0]);
+        } else {
+            leave::<V, MR, NV, false>(t, &acc[0]);
+        }
+    }
+}
+
+/// Adds the residual to the sums, clips and stores them, row by row; `FULL`: all columns.
+///
+/// # Safety
+/// See [`Kernel`].
+#[inline(always)]
+unsafe fn leave<V: Lanes, const MR: usize, const NV: usize, const FULL: bool>(
+    t: &Tile<V::E>,
+    sums: &[[V; NV]; MR],
+) {
+    let part = |j: usize| t.cols.saturating_sub(j * V::N).min(V::N);
+    // SAFETY: by the caller's contract.
+    unsafe {
+        let bounds = t.clip.map(|(low, high)| (V::splat(low), V::splat(high)));
+        for i in 0..MR {
+            let c = (*t.c.add(i)).add(t.col);
+            let mut row = sums[i];
+            if !t.residual.is_null() {
                 let r = (*t.residual.add(i)).add(t.col);
                 for j in 0..NV {
                     let p = r.wrapping_add(j * V::N);
-                    let v = if full { V::load(p) } else { V::load_n(p, part(j)) };
-                    acc[0][i][j] = acc[0][i][j].add(v);
+                    let v = if FULL { V::load(p) } else { V::load_n(p, part(j)) };
+                    row[j] = row[j].add(v);
                 }
             }
-        }
-        if let Some((low, high)) = t.clip {
-            let (low, high) = (V::splat(low), V::splat(high));
-            for i in 0..MR {
+            if let Some((low, high)) = bounds {
                 for j in 0..NV {
-                    acc[0][i][j] = acc[0][i][j].at_least(low).at_most(high);
+                    row[j] = row[j].at_least(low).at_most(high);
                 }
             }
-        }
-        for i in 0..MR {
-            let c = (*t.c.add(i)).add(t.col);
             for j in 0..NV {
                 let p = c.wrapping_add(j * V::N);
-                if full {
-                    acc[0][i][j].store(p);
-                } else {
-                    acc[0][i][j].store_n(p, part(j));
-                }
+                if FULL { row[j].store(p) } else { row[j].store_n(p, part(j)) }
             }
         }
     }

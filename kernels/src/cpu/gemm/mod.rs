@@ -4,6 +4,7 @@ mod chain;
 #[cfg(test)]
 pub(crate) mod check;
 pub mod epilogue;
+pub mod grid;
 pub mod lanes;
 pub mod matmul;
 pub mod micro;

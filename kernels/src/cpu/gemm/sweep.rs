@@ -1,10 +1,12 @@
 //! The loops around a micro-kernel: row blocks, blocks of products, panels, tiles.
 //!
 //! A block of rows of A stays in L2 while every panel of B passes by; a panel's slice stays in L2 while the tiles of
-//! the block use it. Sums of several product blocks accumulate in C itself.
+//! the block use it. Sums of several product blocks accumulate in C itself. Where all of B stays in L2 and C is far, blocks are
+//! short instead, and while one is computed the next one's rows of A, of C and of the residual come close in the order of their
+//! addresses.
 
 use super::lanes::Elem;
-use super::micro::{Ahead, Micro, Tile};
+use super::micro::{Ahead, Micro, Share, Stream, Tile};
 use super::rows::RowMap;
 use std::ops::Range;
 
@@ -23,6 +25,12 @@ pub trait Source<E> {
     fn fit(&self, row: usize, rows: usize) -> usize {
         let _ = row;
         rows
+    }
+
+    /// The elements that rows `row .. row + rows` lie in, where they are consecutive and not in a near cache.
+    fn piece(&self, row: usize, rows: usize) -> Option<(*const E, usize)> {
+        let _ = (row, rows);
+        None
     }
 
     /// Bytes of scratch that a block of up to `rows` rows needs.
@@ -65,6 +73,10 @@ impl<E: Elem> Source<E> for Strided<E> {
     }
     fn run(&self) -> usize {
         self.k
+    }
+    fn piece(&self, row: usize, rows: usize) -> Option<(*const E, usize)> {
+        (self.rows.stride() == Some(self.k as isize))
+            .then(|| (self.base.wrapping_offset(self.rows.offset(row)), rows * self.k))
     }
     #[inline(always)]
     unsafe fn point(&self, _block: usize, row: usize, rows: usize, _stage: *mut u8, table: *mut *const E) {
@@ -154,16 +166,32 @@ pub trait Post<E> {
     unsafe fn apply(&self, c: &[*mut E], row: usize, col: usize, cols: usize);
 }
 
-/// Products that accumulate in registers before C is touched.
-const PRODUCTS: usize = 768;
-/// Bytes of A that one block of rows may read.
-const BLOCK_BYTES: usize = 512 << 10;
+/// What blocks are cut by: bytes that caches hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Products that accumulate in registers before C is touched.
+    pub products: usize,
+    /// Bytes of A that one block of rows may read.
+    pub block: usize,
+    /// Bytes of B that stay in L2 beside blocks of A and C, so that every block of rows may read all of B anew.
+    pub near_b: usize,
+    /// Bytes of A and C of one block of rows where B is that small.
+    pub span: usize,
+    /// Bytes of C from which on its lines are claimed before they are written.
+    pub far: usize,
+}
+
+impl Limits {
+    pub const DEFAULT: Limits =
+        Limits { products: 768, block: 512 << 10, near_b: 512 << 10, span: 96 << 10, far: 256 << 10 };
+}
+
 /// Bytes of finished values that wait for what registers cannot do, in L1.
 const POST_BYTES: usize = 12 << 10;
-/// Bytes of C from which on its lines are claimed before they are written.
-const FAR_BYTES: usize = 256 << 10;
 /// Pointers of A's table that one block of rows may hold.
 const BLOCK_POINTERS: usize = 4096;
+/// Tiles that share in fetching the panel that comes after theirs.
+const FETCHING_TILES: usize = 8;
 
 /// `C[m, n] = A[m, taps * run] * B`, B packed in panels.
 #[derive(Clone, Debug)]
@@ -183,6 +211,8 @@ pub struct Sweep<E: 'static> {
     run_step: usize,
     /// Whether C is too large to lie in a near cache.
     far: bool,
+    /// Whether C is in one piece and far, and B small: then blocks are short, and each brings the next one close.
+    in_turn: bool,
 }
 
 impl<E: Elem> Sweep<E> {
@@ -194,17 +224,37 @@ impl<E: Elem> Sweep<E> {
         out: RowMap,
         residual: RowMap,
     ) -> Self {
-        let (tap_step, run_step) = if run > PRODUCTS {
-            (1, run.div_ceil(run.div_ceil(PRODUCTS)))
+        Sweep::within(Limits::DEFAULT, micro, n, taps, run, out, residual)
+    }
+
+    pub(crate) fn within(
+        limits: Limits,
+        micro: &'static Micro<E>,
+        n: usize,
+        taps: usize,
+        run: usize,
+        out: RowMap,
+        residual: RowMap,
+    ) -> Self {
+        let (tap_step, run_step) = if run > limits.products {
+            (1, run.div_ceil(run.div_ceil(limits.products)))
         } else {
-            let most = (PRODUCTS / run.max(1)).clamp(1, taps.max(1));
+            let most = (limits.products / run.max(1)).clamp(1, taps.max(1));
             (taps.div_ceil(taps.div_ceil(most).max(1)).max(1), run)
         };
-        let rows =
-            (BLOCK_BYTES / (tap_step * run_step * size_of::<E>()).max(1)).min(BLOCK_POINTERS / taps.max(1));
+        let size = size_of::<E>();
+        let far = out.rows() * n * size > limits.far;
+        let b_bytes = n.next_multiple_of(E::PANEL) * taps * run * size;
+        let once = tap_step >= taps && run_step >= run;
+        let in_turn = far && once && b_bytes <= limits.near_b && out.stride() == Some(n as isize);
+        let bytes = if in_turn {
+            limits.span / ((run + n) * size).max(1)
+        } else {
+            limits.block / (tap_step * run_step * size).max(1)
+        };
+        let rows = bytes.min(BLOCK_POINTERS / taps.max(1));
         let block = (rows / micro.rows() * micro.rows()).clamp(micro.rows(), 32 * micro.rows());
-        let far = out.rows() * n * size_of::<E>() > FAR_BYTES;
-        Sweep { micro, n, taps, run, out, residual, block, tap_step, run_step, far }
+        Sweep { micro, n, taps, run, out, residual, block, tap_step, run_step, far, in_turn }
     }
 
     /// Whether C is written once only, after everything that its place held was read.
@@ -277,11 +327,47 @@ impl<E: Elem> Sweep<E> {
                         source.point(row, row + at, height, stage, table.add(at * self.taps));
                     }
                 }
-                let tables = (table.cast_const(), c_rows.cast_const(), r_rows.cast_const());
-                self.block(source, row, count, &panels, b, tables, finish, stage);
+                let tables = Tables { a: table, c: c_rows.cast::<*mut E>(), residual: r_rows };
+                let after = row + count..rows.end.min(row + count + block);
+                let next = self.next(source, count, after, &panels, c, finish);
+                self.block(source, row, count, &panels, b, tables, finish, stage, next);
                 row += count;
             }
         }
+    }
+
+    /// What the block of rows `rows` will read and write, for the block of `count` rows before it to bring close.
+    fn next<S: Source<E>>(
+        &self,
+        source: &S,
+        count: usize,
+        rows: Range<usize>,
+        panels: &Range<usize>,
+        c: *const E,
+        finish: &Finish<E>,
+    ) -> Option<Next<E>> {
+        if !self.in_turn || panels.len() < self.n.div_ceil(E::PANEL) {
+            return None;
+        }
+        let calls = count.div_ceil(self.micro.rows()) * self.n.div_ceil(self.micro.width);
+        let products = self.taps * self.run;
+        let share =
+            |len: usize, turns: usize| Share::new(len * size_of::<E>(), calls.div_ceil(turns), products);
+        let len = rows.len() * self.n;
+        let at = |map: &RowMap, base: *const E| base.wrapping_offset(map.offset(rows.start));
+        let written = if rows.is_empty() { c } else { at(&self.out, c) };
+        let a = if rows.is_empty() { None } else { source.piece(rows.start, rows.len()) };
+        let added =
+            !finish.residual.is_null() && self.residual.stride() == Some(self.n as isize) && !rows.is_empty();
+        let residual = added.then(|| at(&self.residual, finish.residual)).filter(|r| *r != written);
+        let nothing = (std::ptr::null(), Share::default());
+        let read = match (a, residual) {
+            (Some((a, of_a)), Some(r)) => [(a, share(of_a, 2)), (r, share(len, 2))],
+            (Some((a, of_a)), None) => [(a, share(of_a, 1)), nothing],
+            (None, Some(r)) => [(r, share(len, 1)), nothing],
+            (None, None) => [nothing; 2],
+        };
+        Some(Next { read, both: a.is_some() && residual.is_some(), written: (written, share(len, 1)) })
     }
 
     /// One block of rows, its tables filled.
@@ -295,13 +381,15 @@ impl<E: Elem> Sweep<E> {
         count: usize,
         panels: &Range<usize>,
         b: *const E,
-        (table, c_rows, r_rows): (*const *const E, *const *const E, *const *const E),
+        tables: Tables<E>,
         finish: &Finish<E>,
         stage: *mut u8,
+        next: Option<Next<E>>,
     ) {
         let tiles = Tiles::new(count, self.micro.rows());
         let panel_len = self.taps * self.run * E::PANEL;
         let width = self.micro.width;
+        let mut call = 0;
         for tap in (0..self.taps).step_by(self.tap_step) {
             let taps = self.tap_step.min(self.taps - tap);
             for offset in (0..self.run).step_by(self.run_step) {
@@ -313,7 +401,11 @@ impl<E: Elem> Sweep<E> {
                     // SAFETY: the stage holds the block's rows at this pitch.
                     unsafe { source.stage(row, count, offset..offset + run, stage, self.pitch()) };
                 }
-                let lines = taps * run * E::PANEL;
+                let share = Share::new(
+                    taps * run * E::PANEL * size_of::<E>(),
+                    tiles.count.min(FETCHING_TILES),
+                    taps * run,
+                );
                 for panel in panels.clone() {
                     let end = self.n.min((panel + 1) * E::PANEL);
                     for col in (panel * E::PANEL..end).step_by(width) {
@@ -323,35 +415,43 @@ impl<E: Elem> Sweep<E> {
                             for t in 0..tiles.count {
                                 let (at, height) = tiles.tile(t);
                                 let cols = width.min(end - col);
-                                let mut ahead = Ahead::none();
-                                if t + 1 < tiles.count {
-                                    let (next, height) = tiles.tile(t + 1);
-                                    (ahead.rows, ahead.col) = (height, col);
-                                    if S::FETCHED && col == panels.start * E::PANEL {
-                                        ahead.a = table.add(next);
+                                let (ahead, (fetch, claim)) = match &next {
+                                    Some(next) => (Ahead::none(), next.streams(call)),
+                                    None => {
+                                        let rows = S::FETCHED && col == panels.start * E::PANEL;
+                                        let ahead = self.ahead(
+                                            &tables,
+                                            &tiles,
+                                            t,
+                                            col,
+                                            panels,
+                                            rows,
+                                            last && !finish.residual.is_null(),
+                                        );
+                                        let following = if panel + 1 < panels.end {
+                                            slice.wrapping_add(panel_len)
+                                        } else {
+                                            b.wrapping_add(
+                                                panels.start * panel_len + start + taps * run * E::PANEL,
+                                            )
+                                        };
+                                        let fetch = if t < FETCHING_TILES {
+                                            share.of(following, t)
+                                        } else {
+                                            Stream::none()
+                                        };
+                                        (ahead, (fetch, Stream::none()))
                                     }
-                                    if self.far {
-                                        ahead.c = c_rows.add(next).cast();
-                                    }
-                                } else if self.far && col + width < end {
-                                    (ahead.rows, ahead.col) = (tiles.tile(0).1, col + width);
-                                    ahead.c = c_rows.cast();
-                                } else if self.far && panel + 1 < panels.end {
-                                    (ahead.rows, ahead.col) = (tiles.tile(0).1, end);
-                                    ahead.c = c_rows.cast();
-                                }
-                                if last && !finish.residual.is_null() && !ahead.c.is_null() {
-                                    ahead.residual =
-                                        r_rows.offset(ahead.c.cast::<*const E>().offset_from(c_rows));
-                                }
+                                };
+                                call += 1;
                                 let tile = Tile {
-                                    a: table.add(at * self.taps + tap * height),
+                                    a: tables.a.add(at * self.taps + tap * height),
                                     a_step: height,
                                     taps,
                                     offset: if S::COPIED { 0 } else { offset },
                                     run,
                                     b: slice.add(col - panel * E::PANEL),
-                                    c: c_rows.add(at).cast(),
+                                    c: tables.c.add(at),
                                     col,
                                     cols,
                                     accumulate: !first,
@@ -361,12 +461,13 @@ impl<E: Elem> Sweep<E> {
                                         finish.bias.add(col)
                                     },
                                     residual: if last && !finish.residual.is_null() {
-                                        r_rows.add(at)
+                                        tables.residual.add(at)
                                     } else {
                                         std::ptr::null()
                                     },
                                     clip: if last { finish.clip } else { None },
-                                    prefetch: slice.wrapping_add(panel_len + t * lines / 4),
+                                    fetch,
+                                    claim,
                                     ahead,
                                 };
                                 self.micro.kernel(height, cols)(&tile);
@@ -376,13 +477,72 @@ impl<E: Elem> Sweep<E> {
                     if last && let Some(post) = finish.post {
                         // SAFETY: the rows of the block are finished in these columns.
                         unsafe {
-                            let c = std::slice::from_raw_parts(c_rows.cast::<*mut E>(), count);
+                            let c = std::slice::from_raw_parts(tables.c, count);
                             post.apply(c, row, panel * E::PANEL, end - panel * E::PANEL);
                         }
                     }
                 }
             }
         }
+    }
+
+    /// What the tile after tile `t` uses, in the same columns or, after the last, in the next ones: rows of A, where `rows`, far rows of
+    /// C, and those of the residual, where `residual`.
+    #[inline]
+    fn ahead(
+        &self,
+        tables: &Tables<E>,
+        tiles: &Tiles,
+        t: usize,
+        col: usize,
+        panels: &Range<usize>,
+        rows: bool,
+        residual: bool,
+    ) -> Ahead<E> {
+        let mut ahead = Ahead::none();
+        let same = t + 1 < tiles.count;
+        let (at, height) = tiles.tile(if same { t + 1 } else { 0 });
+        let next_col = if same { col } else { col + self.micro.width };
+        if next_col >= self.n.min(panels.end * E::PANEL) {
+            return ahead;
+        }
+        (ahead.rows, ahead.col) = (height, next_col);
+        if same && rows {
+            ahead.a = tables.a.wrapping_add(at);
+        }
+        if self.far {
+            ahead.c = tables.c.wrapping_add(at);
+            if residual {
+                ahead.residual = tables.residual.wrapping_add(at);
+            }
+        }
+        ahead
+    }
+}
+
+/// Pointers to the rows of a block.
+struct Tables<E> {
+    /// One after another for each tile, tap by tap.
+    a: *const *const E,
+    c: *const *mut E,
+    residual: *const *const E,
+}
+
+/// Memory of the next block of rows, as pieces that every call brings a share of.
+struct Next<E> {
+    /// Calls take turns where there are two pieces to read.
+    read: [(*const E, Share); 2],
+    both: bool,
+    written: (*const E, Share),
+}
+
+impl<E> Next<E> {
+    /// What call `call` fetches and claims.
+    #[inline]
+    fn streams(&self, call: usize) -> (Stream, Stream) {
+        let (piece, turn) = if self.both { (call % 2, call / 2) } else { (0, call) };
+        let (start, share) = self.read[piece];
+        (share.of(start, turn), self.written.1.of(self.written.0, call))
     }
 }
 
@@ -405,82 +565,4 @@ impl Tiles {
     pub fn tile(&self, t: usize) -> (usize, usize) {
         (t * self.height + t.min(self.taller), self.height + usize::from(t < self.taller))
     }
-}
-
-/// A product cut to `rows x columns` tasks of similar size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
-    /// Rows and panels of the whole.
-    pub rows: usize,
-    pub panels: usize,
-    /// Tasks along each.
-    pub down: usize,
-    pub across: usize,
-    /// Rows that tasks are cut at multiples of.
-    pub unit: usize,
-}
-
-impl Grid {
-    /// Cuts `rows x panels` to about `tasks` tasks: balanced first, then with as little of A and B read twice as can be.
-    pub fn new(rows: usize, panels: usize, unit: usize, tasks: usize) -> Self {
-        let units = rows.div_ceil(unit).max(1);
-        let mut best = (f64::INFINITY, 1, 1);
-        for down in 1..=tasks.min(units).max(1) {
-            let across = (tasks / down).clamp(1, panels.max(1));
-            let share =
-                (units.div_ceil(down) * panels.div_ceil(across)) as f64 / (units * panels.max(1)) as f64;
-            // The busiest of `tasks` threads, and a little for operands read again.
-            let cost = share * (1.0 + 0.02 * (down + across) as f64) + 1e-4 * across as f64;
-            if cost < best.0 {
-                best = (cost, down, across);
-            }
-        }
-        Grid { rows, panels, down: best.1, across: best.2, unit }
-    }
-
-    /// Cuts rows alone to at most `tasks` tasks, as many for each of `threads` threads, so that no row of A is read twice.
-    /// `None` where that would leave a thread idle for more than a few percent of the time.
-    pub fn of_rows(rows: usize, panels: usize, unit: usize, tasks: usize, threads: usize) -> Option<Self> {
-        let units = rows.div_ceil(unit);
-        let idle = units.next_multiple_of(threads) - units;
-        let down = tasks.min(units) / threads * threads;
-        (down > 0 && idle * 32 <= units).then_some(Grid { rows, panels, down, across: 1, unit })
-    }
-
-    pub fn tasks(&self) -> usize {
-        self.down * self.across
-    }
-
-    /// Rows and panels of one task; neighbours share rows.
-    pub fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        let (i, j) = (task / self.across, task % self.across);
-        let units = self.rows.div_ceil(self.unit);
-        let row = |i: usize| (units * i / self.down * self.unit).min(self.rows);
-        let panel = |j: usize| self.panels * j / self.across;
-        (row(i)..row(i + 1), panel(j)..panel(j + 1))
-    }
-}
-
-/// Tasks worth making of `flops` floating point operations for `threads` threads.
-pub fn tasks_for(flops: f64, threads: usize) -> usize {
-    /// Work under this many operations does not pay for being shared (about 2 us).
-    const LEAST: f64 = 2e5;
-    if threads <= 1 {
-        return 1;
-    }
-    ((flops / LEAST) as usize).clamp(1, 2 * threads)
-}
-
-/// Bytes of an operand or a result that a core's own cache holds beside others.
-const NEAR_BYTES: usize = 1 << 20;
-
-/// The same for a product of `rows` rows, the larger of whose operand and result has `bytes`: more tasks where each still fills
-/// whole blocks of rows, so that a thread that is held up can be relieved, and layers can take turns while rows are near.
-pub fn tasks_for_rows(flops: f64, rows: usize, bytes: usize, threads: usize) -> usize {
-    /// Rows of one block, at most (see [`Sweep::new`]).
-    const BLOCK: usize = 384;
-    let tasks = tasks_for(flops, threads);
-    let most = if bytes > NEAR_BYTES { 128 } else { 8 * threads };
-    let blocks = (rows / BLOCK).min(most);
-    if tasks < 2 * threads && bytes <= NEAR_BYTES { tasks } else { tasks.max(blocks) }
 }

@@ -1,10 +1,10 @@
 //! `Op::MatMul` with few rows and a B that is not known in advance: B is read once, in place, instead of being packed.
 
 use super::epilogue::{Finisher, Number, dense_rows, is_type};
+use super::grid::tasks_for;
 use super::lanes::{Elem, Lanes};
 use super::matmul::{Operand2, batch_dims};
 use super::rows::RowMap;
-use super::sweep::tasks_for;
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reject, Tactic};
 use engraft_network::{DType, Op};

@@ -15,10 +15,11 @@ mod transform;
 
 use crate::cpu::conv::geometry::{Geometry, geometry};
 use crate::cpu::gemm::epilogue::{Finisher, dense_rows, is_type};
+use crate::cpu::gemm::grid::tasks_for;
 use crate::cpu::gemm::lanes::Elem;
-use crate::cpu::gemm::micro::{self, Ahead, Micro, Tile};
+use crate::cpu::gemm::micro::{self, Ahead, Micro, Share, Stream, Tile};
 use crate::cpu::gemm::rows::RowMap;
-use crate::cpu::gemm::sweep::{Finish, Tiles, tasks_for};
+use crate::cpu::gemm::sweep::{Finish, Tiles};
 use crate::cpu::pack;
 use crate::cpu::simd::dispatch;
 use crate::tactic::Build;
@@ -387,6 +388,7 @@ impl<F: Form<M, T>, const M: usize, const T: usize> WinogradKernel<F, M, T> {
         for position in 0..T * T {
             for k in (0..self.channels).step_by(steps) {
                 let run = steps.min(self.channels - k);
+                let share = Share::new(run * PANEL * size_of::<f32>(), tiles.count, run);
                 for col in (0..cols).step_by(width) {
                     for t in 0..tiles.count {
                         let (at, height) = tiles.tile(t);
@@ -408,7 +410,8 @@ impl<F: Form<M, T>, const M: usize, const T: usize> WinogradKernel<F, M, T> {
                                 bias: std::ptr::null(),
                                 residual: std::ptr::null(),
                                 clip: None,
-                                prefetch: slice.wrapping_add(run * PANEL + t * run * PANEL / tiles.count),
+                                fetch: share.of(slice.wrapping_add(run * PANEL), t),
+                                claim: Stream::none(),
                                 ahead: ahead(),
                             };
                             self.micro.kernel(height, cols)(&tile);
