@@ -104,7 +104,8 @@ def predictions(model: Any, inputs: dict[str, Any], options: dict[str, str]) -> 
     values = [np.asarray(value) for value in inputs.values()]
 
     def predicting() -> Callable[[dict[str, Any]], dict[str, Any]]:
-        function = model.make_predict_function(force=True)
+        model.make_predict_function(force=True)
+        function = model.predict_function
 
         def run(_: dict[str, Any]) -> dict[str, Any]:
             model.predict_function = function
