@@ -1,14 +1,15 @@
 //! Prints the speed of the matrix tactics on one thread for layers of well-known networks.
 //!
-//! `cargo run --release -p engraft-kernels --example gflops [filter] [fp32|tf32|bf16]`; `ENGRAFT_ISA` caps the
-//! instruction set.
+//! `cargo run --release -p engraft-kernels --example gflops [filter] [fp32|tf32|bf16] [cold] [stored]`; `ENGRAFT_ISA` caps the
+//! instruction set. `cold` has operands come from beyond a core's own caches, as in a network; `stored` keeps values between
+//! layers as bf16.
 
 use engraft_kernels::cpu::gemm::micro::{self, Ahead, Micro, Stream, Tile};
 use engraft_kernels::{Args, Class, Isa, Operand, Precision, Problem, TensorDesc, catalog};
 use engraft_network::ops::{
     Activation, Attention, Conv, ConvTranspose, Direction, Epilogue, MatMul, Padding, Rnn, RnnKind,
 };
-use engraft_network::{AlignedBytes, DType, Expr, Op, Scalar, Tensor, UnaryOp};
+use engraft_network::{AlignedBytes, BinaryOp, DType, Expr, ExprNode, Op, Scalar, Tensor, UnaryOp};
 use std::time::Instant;
 
 /// Seconds per call: the best of some batches.
@@ -102,25 +103,78 @@ struct Layer {
     op: Op,
     inputs: Vec<(Vec<usize>, bool)>,
     outs: Vec<Vec<usize>>,
+    dtype: DType,
 }
 
-fn tensor(shape: &[usize]) -> Tensor {
-    let n = shape.iter().product();
-    Tensor::from_slice(shape, &(0..n).map(|i| ((i % 17) as f32 - 8.0) / 16.0).collect::<Vec<f32>>()).unwrap()
+fn tensor(shape: &[usize], dtype: DType) -> Tensor {
+    let values = (0..shape.iter().product()).map(|i: usize| ((i % 17) as f32 - 8.0) / 16.0);
+    let made = match dtype {
+        DType::BF16 => Tensor::from_slice(shape, &values.map(half::bf16::from_f32).collect::<Vec<_>>()),
+        _ => Tensor::from_slice(shape, &values.collect::<Vec<f32>>()),
+    };
+    made.expect("as many values as the shape has")
 }
+
+/// How layers are measured.
+#[derive(Clone, Copy)]
+struct Mode {
+    isa: Isa,
+    precision: Precision,
+    cold: bool,
+}
+
+/// The layer with all values but the bias stored as bf16.
+fn stored(mut layer: Layer) -> Option<Layer> {
+    let epilogue = match &mut layer.op {
+        Op::MatMul(op) => &mut op.epilogue,
+        Op::Conv(op) => &mut op.epilogue,
+        _ => return None,
+    };
+    let mut post = epilogue.post.take().unwrap_or_else(|| {
+        let mut sums = Expr::new();
+        sums.push(ExprNode::Input(0));
+        sums
+    });
+    post = post.converting(&vec![true; post.arity()], DType::F32);
+    let last = post.nodes().len() as u16 - 1;
+    post.push(ExprNode::Cast(DType::BF16, last));
+    epilogue.post = Some(post);
+    layer.dtype = DType::BF16;
+    Some(layer)
+}
+
+/// Operands and results of a layer, in the form that a tactic wants.
+struct Operands {
+    inputs: Vec<AlignedBytes>,
+    outputs: Vec<AlignedBytes>,
+}
+
+/// Bytes that are in no core's own cache any more once so many others were used.
+const FAR_BYTES: usize = 64 << 20;
 
 /// GFLOP/s of every optimised tactic that takes the layer.
-fn measure(layer: &Layer, isa: Isa, precision: Precision) -> Vec<(&'static str, f64, f64)> {
-    let tensors: Vec<Tensor> = layer.inputs.iter().map(|(shape, _)| tensor(shape)).collect();
+fn measure(layer: &Layer, mode: Mode) -> Vec<(&'static str, f64, f64)> {
+    let bias = match &layer.op {
+        Op::MatMul(op) if op.epilogue.bias => Some(2),
+        Op::Conv(op) if op.epilogue.bias => Some(2),
+        _ => None,
+    };
+    let tensors: Vec<Tensor> = layer
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(i, (shape, _))| tensor(shape, if Some(i) == bias { DType::F32 } else { layer.dtype }))
+        .collect();
     let operands: Vec<Operand<'_>> = tensors
         .iter()
         .zip(&layer.inputs)
         .map(|(t, (shape, constant))| Operand {
-            desc: TensorDesc::dense(DType::F32, shape),
+            desc: TensorDesc::dense(t.dtype(), shape),
             constant: constant.then_some(t),
         })
         .collect();
-    let outputs: Vec<TensorDesc> = layer.outs.iter().map(|s| TensorDesc::dense(DType::F32, s)).collect();
+    let outputs: Vec<TensorDesc> = layer.outs.iter().map(|s| TensorDesc::dense(layer.dtype, s)).collect();
+    let Mode { isa, precision, cold } = mode;
     let p =
         Problem { op: &layer.op, inputs: &operands, outputs: &outputs, threads: 1, isa, precision, env: &[] };
     let shapes: Vec<&[usize]> = layer.inputs.iter().map(|(s, _)| &s[..]).collect();
@@ -130,30 +184,40 @@ fn measure(layer: &Layer, isa: Isa, precision: Precision) -> Vec<(&'static str, 
     let fits = fits.into_iter().filter(|(t, _)| t.class() == Class::Optimized);
     let mut speeds = Vec::new();
     for (t, fit) in fits {
-        let packed: Vec<AlignedBytes> = (0..operands.len())
-            .map(|i| match t.packing(&p, i) {
+        let copy = || {
+            let input = |i: usize| match t.packing(&p, i) {
                 Some(_) => {
                     let mut bytes = AlignedBytes::zeroed(t.packed_bytes(&p, i));
                     t.pack(&p, i, bytes.as_mut_slice());
                     bytes
                 }
                 None => AlignedBytes::copy_of(tensors[i].bytes()),
-            })
-            .collect();
+            };
+            Operands {
+                inputs: (0..operands.len()).map(input).collect(),
+                outputs: outputs.iter().map(|d| AlignedBytes::zeroed(d.dense_bytes())).collect(),
+            }
+        };
+        let first = copy();
+        let bytes: usize = first.inputs.iter().chain(&first.outputs).map(|b| b.as_slice().len()).sum();
+        let copies = if cold { (FAR_BYTES / bytes.max(1)).clamp(1, 64) + 1 } else { 1 };
+        let mut sets: Vec<Operands> = std::iter::once(first).chain((1..copies).map(|_| copy())).collect();
         let kernel = t.prepare(&p);
-        let mut outs: Vec<AlignedBytes> =
-            outputs.iter().map(|d| AlignedBytes::zeroed(d.dense_bytes())).collect();
-        let pointers: Vec<*mut u8> = outs.iter_mut().map(|b| b.as_mut_slice().as_mut_ptr()).collect();
         let mut scratch = AlignedBytes::zeroed(kernel.scratch_bytes());
         let mut workspace = AlignedBytes::zeroed(kernel.workspace_bytes());
-        let inputs: Vec<*const u8> = packed.iter().map(|b| b.as_slice().as_ptr()).collect();
-        let args = Args {
-            inputs: &inputs,
-            outputs: &pointers,
-            scratch: scratch.as_mut_slice().as_mut_ptr(),
-            workspace: workspace.as_mut_slice().as_mut_ptr(),
-        };
+        let mut turn = 0;
         let seconds = best(|| {
+            turn = (turn + 1) % sets.len();
+            let set = &mut sets[turn];
+            let pointers: Vec<*mut u8> =
+                set.outputs.iter_mut().map(|b| b.as_mut_slice().as_mut_ptr()).collect();
+            let inputs: Vec<*const u8> = set.inputs.iter().map(|b| b.as_slice().as_ptr()).collect();
+            let args = Args {
+                inputs: &inputs,
+                outputs: &pointers,
+                scratch: scratch.as_mut_slice().as_mut_ptr(),
+                workspace: workspace.as_mut_slice().as_mut_ptr(),
+            };
             for (phase, &tasks) in kernel.phases().iter().enumerate() {
                 for task in 0..tasks {
                     // SAFETY: operands, scratch and workspace are as the kernel asked.
@@ -192,6 +256,7 @@ fn conv(
             (vec![m], true),
         ],
         outs: vec![vec![1, out, out, m]],
+        dtype: DType::F32,
     }
 }
 
@@ -209,6 +274,7 @@ fn transpose(name: &'static str, c: usize, m: usize, size: usize, kernel: usize,
         }),
         inputs: vec![(vec![1, size, size, c], false), (vec![kernel, kernel, c, m], true), (vec![m], true)],
         outs: vec![vec![1, out, out, m]],
+        dtype: DType::F32,
     }
 }
 
@@ -218,6 +284,7 @@ fn gemm(name: &'static str, m: usize, k: usize, n: usize) -> Layer {
         op: Op::MatMul(MatMul { epilogue: Epilogue { bias: true, post: None }, ..MatMul::default() }),
         inputs: vec![(vec![m, k], false), (vec![k, n], true), (vec![n], true)],
         outs: vec![vec![m, n]],
+        dtype: DType::F32,
     }
 }
 
@@ -231,12 +298,27 @@ fn act(mut layer: Layer, name: &'static str, unary: UnaryOp) -> Layer {
     layer
 }
 
+/// A convolution to which a value of its result's shape is added.
+fn residual(name: &'static str, c: usize, m: usize, size: usize) -> Layer {
+    let mut layer = conv(name, c, m, size, 1, 1, 1);
+    let mut post = Expr::new();
+    let (sum, other) = (post.push(ExprNode::Input(0)), post.push(ExprNode::Input(1)));
+    let sum = post.push(ExprNode::Binary(BinaryOp::Add, sum, other));
+    post.push(ExprNode::Unary(UnaryOp::Relu, sum));
+    if let Op::Conv(op) = &mut layer.op {
+        op.epilogue.post = Some(post);
+    }
+    layer.inputs.push((layer.outs[0].clone(), false));
+    layer
+}
+
 fn batched(name: &'static str, b: usize, m: usize, k: usize, n: usize, trans_b: bool) -> Layer {
     Layer {
         name,
         op: Op::MatMul(MatMul { trans_b, ..MatMul::default() }),
         inputs: vec![(vec![b, m, k], false), (if trans_b { vec![b, n, k] } else { vec![b, k, n] }, false)],
         outs: vec![vec![b, m, n]],
+        dtype: DType::F32,
     }
 }
 
@@ -259,6 +341,7 @@ fn attention(
             .map(|s| (s, false))
             .into(),
         outs: vec![shape(groups * heads, queries)],
+        dtype: DType::F32,
     }
 }
 
@@ -286,6 +369,7 @@ fn lstm(name: &'static str, steps: usize, batch: usize, width: usize, hidden: us
             (vec![1, 4 * hidden, hidden], true),
         ],
         outs: vec![vec![steps, 1, batch, hidden], vec![1, batch, hidden], vec![1, batch, hidden]],
+        dtype: DType::F32,
     }
 }
 
@@ -304,6 +388,10 @@ fn layers() -> Vec<Layer> {
         conv("resnet 1x1 512>2048 7", 512, 2048, 7, 1, 1, 1),
         conv("resnet 1x1 2048>512 7", 2048, 512, 7, 1, 1, 1),
         conv("resnet 1x1/2 256>512 56", 256, 512, 56, 1, 2, 1),
+        residual("resnet 1x1 + 64>256 56", 64, 256, 56),
+        residual("resnet 1x1 + 128>512 28", 128, 512, 28),
+        residual("resnet 1x1 + 256>1024 14", 256, 1024, 14),
+        residual("resnet 1x1 + 512>2048 7", 512, 2048, 7),
         conv("mobilenet 3x3/2 3>32 224", 3, 32, 224, 3, 2, 1),
         conv("mobilenet 1x1 16>96 112", 16, 96, 112, 1, 1, 1),
         conv("mobilenet 1x1 96>24 56", 96, 24, 56, 1, 1, 1),
@@ -353,9 +441,16 @@ fn layers() -> Vec<Layer> {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let filter = arguments.next().unwrap_or_default();
-    let precision = arguments.next().map_or(Precision::Fp32, |name| {
-        Precision::from_name(&name).unwrap_or_else(|| panic!("{name} is no precision"))
-    });
+    let (mut precision, mut cold, mut narrow) = (Precision::Fp32, false, false);
+    for argument in arguments {
+        match argument.as_str() {
+            "cold" => cold = true,
+            "stored" => narrow = true,
+            name => {
+                precision = Precision::from_name(name).unwrap_or_else(|| panic!("{name} is no precision"));
+            }
+        }
+    }
     let isa = Isa::best();
     #[cfg(target_arch = "x86_64")]
     {
@@ -381,9 +476,10 @@ fn main() {
     if "micro".contains(&filter) {
         micro_kernels("portable", &micro::F32_PORTABLE, 256);
     }
-    for layer in layers().iter().filter(|l| l.name.contains(&filter)) {
+    for layer in layers().into_iter().filter(|l| l.name.contains(&filter)) {
+        let Some(layer) = (if narrow { stored(layer) } else { Some(layer) }) else { continue };
         print!("{:28}", layer.name);
-        for (id, speed, ratio) in measure(layer, isa, precision) {
+        for (id, speed, ratio) in measure(&layer, Mode { isa, precision, cold }) {
             print!(" {} {speed:.1} (cost x{ratio:.2})", id.replace(".f32.", " "));
         }
         println!();

@@ -1,6 +1,6 @@
 //! The first operand in split form, block by block.
 
-use super::split::{SplitRow, steps};
+use super::split::{SplitLine, SplitRow, steps};
 use super::tile::{Products, ROWS, STEP};
 use crate::cpu::conv::geometry::Geometry;
 use crate::cpu::gemm::rows::RowMap;
@@ -19,6 +19,9 @@ pub(super) struct Source {
     pub taps: Vec<usize>,
     /// Bytes between rows that stand in one tile.
     pub stride: usize,
+    /// Bytes from one step of a row to the next, and from its hi to its lo.
+    pub step: usize,
+    pub low: usize,
     /// Units of one block: rows, or lines of output pixels.
     pub block: usize,
     /// Rows of one unit.
@@ -47,6 +50,8 @@ pub(super) enum Kind {
     Rows { rows: RowMap, step: isize },
     /// The pixels of an image, shared by all taps.
     Image(Geometry),
+    /// The lines of an image of few channels: a kernel's line is one run of pixels, and rows overlap.
+    Lines(Geometry),
     /// Each output pixel's whole window, of few channels.
     Windows(Geometry),
 }
@@ -75,6 +80,12 @@ pub(super) struct Run {
 /// Scratch that a block may take: most of L2 is for it, the rest for panels.
 const BLOCK_BYTES: usize = 1 << 20;
 
+/// Bytes of two tiles of rows that stay in the nearest cache while a second operand passes through.
+const NEAREST_BYTES: usize = 32 << 10;
+
+/// Rows of a block of lines of few channels: so many that their results are near each other and few lines are split twice.
+const LINE_ROWS: usize = 512;
+
 /// Lines of pixels run into each other if that fills tiles better by this factor.
 const FLAT_GAIN: f64 = 1.15;
 
@@ -92,6 +103,8 @@ impl Source {
             run: channels,
             taps: vec![0],
             stride: 0,
+            step: products.row_bytes(),
+            low: 2 * STEP,
             block: 1,
             unit: 1,
             narrow,
@@ -113,6 +126,23 @@ impl Source {
                 source.unit = g.output[2];
                 source.stride = spread(row(source.run));
                 source.block = (BLOCK_BYTES / 4 / (source.stride * source.unit)).max(1);
+            }
+            Kind::Lines(g) => {
+                source.run = g.kernel[2] * channels;
+                source.unit = g.output[2];
+                source.stride = 2 * g.stride[2] * channels;
+                source.step = 2 * STEP;
+                // The last row's steps end here; vectors are stored beyond what they hold.
+                let last = (g.output[2] - 1) * g.stride[2] * channels;
+                source.low = 2 * (last + steps(source.run) * STEP + STEP).next_multiple_of(STEP);
+                let line = spread(source.low * products.parts());
+                let reach = (g.kernel[1] - 1) * g.dilation[1] + 1;
+                source.block = g.output[1].min((LINE_ROWS / source.unit).max(reach));
+                let height = (source.block - 1) * g.stride[1] + reach;
+                source.image = Image { width: 1, height, pixel: line };
+                source.taps = (0..g.kernel[0] * g.kernel[1])
+                    .map(|tap| (tap / g.kernel[1] * height + tap % g.kernel[1] * g.dilation[1]) * line)
+                    .collect();
             }
             Kind::Image(g) => {
                 source.unit = g.output[2];
@@ -143,13 +173,24 @@ impl Source {
         source
     }
 
+    /// For a second operand that stays near: blocks become as small as can be, if they are nearer still. Then all of a row's
+    /// results are written one after the other.
+    pub fn by_rows(&mut self) {
+        let bytes = 2 * ROWS * steps(self.run) * self.products.row_bytes();
+        if matches!(self.kind, Kind::Rows { .. }) && bytes <= NEAREST_BYTES {
+            self.block = 2 * ROWS;
+        }
+    }
+
     /// Bytes of scratch of a block.
     pub fn bytes(&self) -> usize {
         if self.direct {
             return 0;
         }
         match self.kind {
-            Kind::Image(g) => g.kernel[0] * self.image.height * self.image.width * self.image.pixel,
+            Kind::Image(g) | Kind::Lines(g) => {
+                g.kernel[0] * self.image.height * self.image.width * self.image.pixel
+            }
             Kind::Rows { .. } => self.block * self.stride,
             // And one window as it is gathered.
             Kind::Windows(_) => self.block * self.unit * self.stride + (self.run * 4).next_multiple_of(64),
@@ -160,7 +201,7 @@ impl Source {
     pub fn fit(&self, unit: usize, units: usize) -> usize {
         match self.kind {
             // Lines of one image (and depth): the staged part is one.
-            Kind::Image(g) => units.min(self.block).min(g.output[1] - unit % g.output[1]),
+            Kind::Image(g) | Kind::Lines(g) => units.min(self.block).min(g.output[1] - unit % g.output[1]),
             Kind::Rows { .. } => {
                 // Balanced, so that the last block is not a small one.
                 let blocks = units.div_ceil(self.block);
@@ -220,7 +261,7 @@ impl Source {
             Kind::Image(_) if self.flat => {
                 cut((units.len() - 1) * self.image.width + self.unit, 0, units.start * self.unit);
             }
-            Kind::Image(g) => {
+            Kind::Image(g) | Kind::Lines(g) => {
                 for (i, line) in units.enumerate() {
                     let at = i * g.stride[1] * self.image.width * self.image.pixel;
                     cut(self.unit, at, line * self.unit);
@@ -271,9 +312,9 @@ impl<T: Storage> Stage<'_, T> {
         }
     }
 
-    /// The input's pixels around the block's lines, zeros in the border.
+    /// Calls `to` with each line of the staged part, where it goes, and where the input's line starts: null in the border.
     #[inline(always)]
-    unsafe fn image<S: Simd>(&self, s: S, g: &Geometry) {
+    fn staged_lines(&self, g: &Geometry, mut to: impl FnMut(*mut u8, *const T)) {
         let Image { width, height, pixel } = self.source.image;
         let [d, h, _] = g.output;
         let (n, z, y) = (self.units.start / (d * h), self.units.start / h % d, self.units.start % h);
@@ -281,32 +322,74 @@ impl<T: Storage> Stage<'_, T> {
         for kz in 0..g.kernel[0] {
             let z = g.source(0, z, kz);
             for i in 0..needed {
-                let to = self.to.wrapping_add((kz * height + i) * width * pixel);
                 let line = (y * g.stride[1] + i).wrapping_sub(g.pad[1]);
-                // SAFETY: lines and pixels inside the staged part; input pixels inside the input.
-                unsafe {
-                    let Some(z) = z.filter(|_| line < g.input[1]) else {
-                        std::ptr::write_bytes(to, 0, width * pixel);
-                        continue;
-                    };
-                    let from = self.base.wrapping_offset(
+                let from = z.filter(|_| line < g.input[1]).map_or(std::ptr::null(), |z| {
+                    self.base.wrapping_offset(
                         n as isize * g.batch_stride
                             + z as isize * g.input_stride[0]
                             + line as isize * g.input_stride[1],
-                    );
-                    for x in 0..width {
-                        let to = to.add(x * pixel);
-                        let column = x.wrapping_sub(g.pad[2]);
-                        if column < g.input[2] {
-                            let from = from.offset(column as isize * g.input_stride[2]);
-                            self.split(s, from, self.source.run, to);
-                        } else {
-                            std::ptr::write_bytes(to, 0, pixel);
-                        }
+                    )
+                });
+                to(self.to.wrapping_add((kz * height + i) * width * pixel), from);
+            }
+        }
+    }
+
+    /// The input's pixels around the block's lines, zeros in the border.
+    #[inline(always)]
+    unsafe fn image<S: Simd>(&self, s: S, g: &Geometry) {
+        let Image { width, pixel, .. } = self.source.image;
+        self.staged_lines(g, |to, from| {
+            // SAFETY: lines and pixels inside the staged part; input pixels inside the input.
+            unsafe {
+                if from.is_null() {
+                    std::ptr::write_bytes(to, 0, width * pixel);
+                    return;
+                }
+                for x in 0..width {
+                    let to = to.add(x * pixel);
+                    let column = x.wrapping_sub(g.pad[2]);
+                    if column < g.input[2] {
+                        let from = from.offset(column as isize * g.input_stride[2]);
+                        self.split(s, from, self.source.run, to);
+                    } else {
+                        std::ptr::write_bytes(to, 0, pixel);
                     }
                 }
             }
-        }
+        });
+    }
+
+    /// The same for lines whose pixels follow each other, hi and lo of a line apart.
+    #[inline(always)]
+    unsafe fn lines<S: Simd>(&self, s: S, g: &Geometry) {
+        let Source { low, products, run, .. } = *self.source;
+        let channels = run / g.kernel[2];
+        let reached = (g.output[2] - 1) * g.stride[2] + g.kernel[2];
+        let columns = g.input[2].min(reached.saturating_sub(g.pad[2]));
+        let border = 2 * g.pad[2].min(reached) * channels;
+        let end = border + 2 * columns * channels;
+        self.staged_lines(g, |to, from| {
+            let columns = if from.is_null() { 0 } else { columns };
+            let (whole, each) = match g.input_stride[2] == channels as isize {
+                true => (1, columns * channels),
+                false => (columns, channels),
+            };
+            // SAFETY: a line has room for the border, the columns and a vector; input pixels lie inside the input.
+            unsafe {
+                for i in 0..whole {
+                    let from = from.wrapping_offset(i as isize * g.input_stride[2]);
+                    let to = to.add(border + 2 * i * each);
+                    SplitLine { products, from, n: each, to, low }.split(s);
+                }
+                let filled = if columns == 0 { 0..0 } else { border..end };
+                for part in 0..products.parts() {
+                    let to = to.add(part * low);
+                    std::ptr::write_bytes(to, 0, filled.start);
+                    std::ptr::write_bytes(to.add(filled.end), 0, low - filled.end);
+                }
+            }
+        });
     }
 
     /// Whole windows, kernel position by kernel position.
@@ -371,6 +454,7 @@ impl<T: Storage> Task for Stage<'_, T> {
             match &self.source.kind {
                 Kind::Rows { rows, step } => self.rows(s, *rows, *step),
                 Kind::Image(g) => self.image(s, g),
+                Kind::Lines(g) => self.lines(s, g),
                 Kind::Windows(g) => self.windows(s, g),
             }
         }

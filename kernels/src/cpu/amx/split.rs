@@ -14,12 +14,29 @@ const LARGEST_REST: f32 = f32::from_bits(0x7b7f_0000);
 /// `exact` takes over whatever hi loses. Infinities and NaN have a `lo` of zero.
 #[inline(always)]
 fn parts<S: Simd>(s: S, x: S::F) -> (S::I, S::I) {
-    let bits = s.bits(x);
-    let size = s.and_i(bits, s.splat_i(i32::MAX));
-    if s.any(s.gt_i(size, s.splat_i(LARGEST.to_bits() as i32))) {
-        return rare_parts(s, x);
+    if s.any(is_rare(s, x)) { rare_parts(s, x) } else { plain_parts(s, x) }
+}
+
+/// [`parts`] of two vectors.
+#[inline(always)]
+fn both_parts<S: Simd>(s: S, x: S::F, y: S::F) -> ((S::I, S::I), (S::I, S::I)) {
+    match s.any(s.or_m(is_rare(s, x), is_rare(s, y))) {
+        true => (rare_parts(s, x), rare_parts(s, y)),
+        false => (plain_parts(s, x), plain_parts(s, y)),
     }
-    let hi = upper(s, bits);
+}
+
+/// Lanes beyond the largest bf16 number.
+#[inline(always)]
+fn is_rare<S: Simd>(s: S, x: S::F) -> S::M {
+    let size = s.and_i(s.bits(x), s.splat_i(i32::MAX));
+    s.gt_i(size, s.splat_i(LARGEST.to_bits() as i32))
+}
+
+/// [`parts`] where no lane is rare.
+#[inline(always)]
+fn plain_parts<S: Simd>(s: S, x: S::F) -> (S::I, S::I) {
+    let hi = upper(s, s.bits(x));
     (hi, round(s, s.bits(s.sub(x, s.float(hi)))))
 }
 
@@ -87,24 +104,51 @@ impl<T: Storage> SplitRow<T> {
             return;
         }
         let three = self.products == Products::Three;
-        let mut k = 0;
-        while k < self.n {
-            let to = self.to.wrapping_add(k / STEP * self.products.row_bytes()).cast::<u16>();
-            let mut at = 0;
-            while at < STEP {
-                let m = S::LANES.min(self.n.saturating_sub(k + at));
-                // SAFETY: by the caller's contract; LANES divides STEP.
+        for (step, k) in (0..self.n).step_by(STEP).enumerate() {
+            let to = self.to.wrapping_add(step * self.products.row_bytes()).cast::<u16>();
+            for at in (0..STEP).step_by(2 * S::LANES) {
+                let left = self.n.saturating_sub(k + at);
+                let (m, second) = (S::LANES.min(left), S::LANES.min(left.saturating_sub(S::LANES)));
+                // SAFETY: by the caller's contract; two vectors divide STEP.
                 unsafe {
-                    let x = T::load(s, self.from.wrapping_add(k + at), m);
-                    let (hi, lo) = parts(s, x);
-                    s.store_upper(to.add(at), hi);
+                    let from = self.from.wrapping_add(k + at);
+                    let (x, y) = (T::load(s, from, m), T::load(s, from.wrapping_add(S::LANES), second));
+                    let ((hi, lo), (hi2, lo2)) = both_parts(s, x, y);
+                    s.store_uppers(to.add(at), hi, hi2);
                     if three {
-                        s.store_upper(to.add(STEP + at), lo);
+                        s.store_uppers(to.add(STEP + at), lo, lo2);
                     }
                 }
-                at += S::LANES;
             }
-            k += STEP;
+        }
+    }
+}
+
+/// Splits `n` numbers into `to` and, if the products want it, what is left of them into `low` bytes after it.
+pub(in crate::cpu) struct SplitLine<T> {
+    pub products: Products,
+    pub from: *const T,
+    pub n: usize,
+    pub to: *mut u8,
+    pub low: usize,
+}
+
+impl<T: Storage> SplitLine<T> {
+    /// # Safety
+    /// `n` numbers are readable; `n` numbers and the rest of a vector are writable in both places.
+    #[inline(always)]
+    pub unsafe fn split<S: Simd>(self, s: S) {
+        for k in (0..self.n).step_by(S::LANES) {
+            let to = self.to.wrapping_add(2 * k);
+            // SAFETY: by the caller's contract.
+            unsafe {
+                let x = T::load(s, self.from.wrapping_add(k), S::LANES.min(self.n - k));
+                let (hi, lo) = parts(s, x);
+                s.store_upper(to.cast(), hi);
+                if self.products == Products::Three {
+                    s.store_upper(to.wrapping_add(self.low).cast(), lo);
+                }
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The loops around the tile unit, and what happens to its sums.
 
-use super::source::{Run, Segment, Source, Stage};
+use super::source::{Kind, Run, Segment, Source, Stage};
 use super::split::steps;
-use super::tile::{AHEAD, COLS, Products, ROWS, Tiles};
+use super::tile::{Ahead, COLS, Products, ROWS, Rows, Tiles};
 use crate::Isa;
 use crate::cpu::gemm::micro::{prefetch, prefetch_write};
 use crate::cpu::gemm::rows::RowMap;
@@ -83,21 +83,62 @@ impl TileSweep {
                 // SAFETY: the segment's rows exist in C and the residual.
                 groups.push(unsafe { self.group(segment, c, finish) });
             });
-            let passes = groups.len().div_ceil(2).max(1);
-            for panel in panels.clone() {
-                let b = b.wrapping_add(panel * self.panel_bytes());
-                let next = b.wrapping_add(self.panel_bytes());
-                for (pass, pair) in groups.chunks(2).enumerate() {
-                    let ahead = next.wrapping_add(self.panel_bytes() / passes * pass);
-                    // SAFETY: the segments are those of the staged block; the rest is the caller's contract.
-                    unsafe {
-                        self.claim(pair, panel * COLS);
-                        self.multiply(&mut tiles, pair, staged, b, ahead, scratch.cast());
-                        self.finish(pair, panel, staged, b, finish, scratch.cast());
-                    }
-                }
+            let next = unit + count..(unit + 2 * count).min(units.end);
+            // SAFETY: the block is staged; the rest is the caller's contract.
+            unsafe {
+                let sums = scratch.cast();
+                self.multiply_block(&mut tiles, a, panels.clone(), staged, b, c, finish, sums, groups, next);
             }
             unit += count;
+        }
+    }
+
+    /// Computes the panels of a staged block; `next` are the units of the next one.
+    ///
+    /// # Safety
+    /// See [`TileSweep::run`].
+    unsafe fn multiply_block<T: Tiles>(
+        &self,
+        tiles: &mut T,
+        a: *const u8,
+        panels: Range<usize>,
+        staged: *const u8,
+        b: *const u8,
+        c: *mut u8,
+        finish: &Finish<'_, f32>,
+        sums: *mut f32,
+        groups: &[Group],
+        next: Range<usize>,
+    ) {
+        let passes = groups.len().div_ceil(2).max(1);
+        let steps = self.source.taps.len() * steps(self.source.run);
+        let at = |panel: usize| b.wrapping_add(panel * self.panel_bytes());
+        // A single pair of tiles has nothing to fetch within a panel: it fetches for the block after it, a share in each panel.
+        let alone = passes == 1 && matches!(self.source.kind, Kind::Rows { .. });
+        if let (false, Some(pair)) = (alone, groups.chunks(2).next()) {
+            self.claim(pair, panels.start * COLS);
+        }
+        for panel in panels.clone() {
+            // Wraps around, as the next block starts with the first panel again.
+            let following = if panel + 1 < panels.end { panel + 1 } else { panels.start };
+            if alone {
+                let share = |i: usize| next.start + next.len() * (i - panels.start) / panels.len();
+                self.claim_rows(a, share(panel)..share(panel + 1), &panels, c, finish);
+            }
+            for (pass, pair) in groups.chunks(2).enumerate() {
+                if !alone {
+                    match groups.chunks(2).nth(pass + 1) {
+                        Some(later) => self.claim(later, panel * COLS),
+                        None => self.claim(&groups[..groups.len().min(2)], following * COLS),
+                    }
+                }
+                let ahead = Ahead::share(at(following), self.panel_bytes(), pass, passes, steps);
+                // SAFETY: the segments are those of the staged block; the rest is the caller's contract.
+                unsafe {
+                    self.multiply(tiles, pair, staged, at(panel), ahead, sums);
+                    self.finish(pair, panel, staged, at(panel), finish, sums);
+                }
+            }
         }
     }
 
@@ -138,7 +179,7 @@ impl TileSweep {
         pair: &[Group],
         staged: *const u8,
         b: *const u8,
-        ahead: *const u8,
+        mut ahead: Ahead,
         sums: *mut f32,
     ) {
         let (first, second) = (pair[0].segment, pair.get(1).map(|g| g.segment));
@@ -147,13 +188,14 @@ impl TileSweep {
         let steps = steps(self.source.run);
         for (t, tap) in self.source.taps.iter().enumerate() {
             let start = |s: &Segment| staged.wrapping_add(s.at + tap);
-            let a = [start(&first), second.as_ref().map_or(std::ptr::null(), start)];
+            let start = [start(&first), second.as_ref().map_or(std::ptr::null(), start)];
+            let Source { stride, step, low, .. } = self.source;
             // SAFETY: the taps of a segment's rows lie in the staged block, the tap's steps in the panel.
             unsafe {
                 let b = b.add(t * steps * self.products.panel_bytes());
-                let ahead = ahead.wrapping_add(t * steps * AHEAD);
-                tiles.add(self.products, steps, a, self.source.stride, b, ahead);
+                tiles.add(self.products, steps, &Rows { start, stride, step, low }, b, ahead);
             }
+            ahead = ahead.after(steps);
         }
         // SAFETY: the scratch begins with room for the sums.
         unsafe { tiles.store(sums) };
@@ -239,13 +281,12 @@ impl TileSweep {
             let mut row = [0f32; COLS];
             for (t, tap) in self.source.taps.iter().enumerate() {
                 for step in 0..steps {
-                    let a = staged.wrapping_add(
-                        segment.at + tap + i * self.source.stride + step * self.products.row_bytes(),
-                    );
+                    let a = staged
+                        .wrapping_add(segment.at + tap + i * self.source.stride + step * self.source.step);
                     let b = b.wrapping_add((t * steps + step) * self.products.panel_bytes());
                     // What fills up the last step is not part of the sum: zeros times infinity would be NaN.
                     for k in 0..half.min(self.source.run - step * half) {
-                        let a = value(a, k, half);
+                        let a = value(a, k, self.source.low / 2);
                         for (j, sum) in row[..cols].iter_mut().enumerate() {
                             let place = j / ROWS * 512 + (k / 2 * ROWS + j % ROWS) * 2 + k % 2;
                             *sum += a * value(b, place, 1024);
@@ -260,7 +301,34 @@ impl TileSweep {
 }
 
 impl TileSweep {
-    /// Fetches what the sums of a panel will be added to and written to, while they are computed.
+    /// Fetches units of the operand, whose units are rows, and all that their sums will be added to and written to.
+    fn claim_rows(
+        &self,
+        a: *const u8,
+        units: Range<usize>,
+        panels: &Range<usize>,
+        c: *mut u8,
+        finish: &Finish<'_, f32>,
+    ) {
+        let columns = panels.start * COLS..(panels.end * COLS).min(self.n);
+        let fetch = |map: &RowMap, base: *const u8, narrow: bool, row: usize, columns: Range<usize>| {
+            let start =
+                base.wrapping_offset((map.offset(row) + columns.start as isize) * size(narrow) as isize);
+            (0..columns.len() * size(narrow)).step_by(64).for_each(|line| prefetch(start.wrapping_add(line)));
+        };
+        let source = &self.source;
+        for row in units {
+            if let Kind::Rows { rows, step: 1 } = &source.kind {
+                fetch(rows, a, source.narrow, row, 0..source.run);
+            }
+            fetch(&self.out, c.cast_const(), self.narrow, row, columns.clone());
+            if !finish.residual.is_null() {
+                fetch(&self.residual, finish.residual.cast(), self.narrow_residual, row, columns.clone());
+            }
+        }
+    }
+
+    /// Fetches what the sums of a pair of tiles will be added to and written to.
     fn claim(&self, pair: &[Group], col: usize) {
         let (c, residual) = (size(self.narrow), size(self.narrow_residual));
         for group in pair {
@@ -322,25 +390,121 @@ struct Emit<'a> {
     narrow_residual: bool,
 }
 
+/// Where the rows of a residual are, and of which type.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Added {
+    Nothing,
+    Wide,
+    Narrow,
+}
+
 impl Emit<'_> {
     /// Whether all sums are finite. False as well where finite ones are so large that they overflow together.
     #[inline(always)]
     fn finite<S: Simd>(&self, s: S) -> bool {
-        let mut totals = [s.zero(); 4];
+        let [mut t0, mut t1, mut t2, mut t3] = [s.zero(); 4];
         for (g, group) in self.groups.iter().enumerate() {
-            for i in 0..group.segment.rows {
-                let row = self.sums.wrapping_add((g * ROWS + i) * COLS);
-                let mut j = 0;
-                while j < self.cols {
-                    // SAFETY: rows of COLS sums; those beyond the result's columns are zeros of the packed panel.
-                    totals[i % 4] = s.add(totals[i % 4], unsafe { s.load(row.add(j)) });
-                    j += S::LANES;
+            let sums = self.sums.wrapping_add(g * ROWS * COLS);
+            let all = group.segment.rows * COLS;
+            let mut at = 0;
+            // SAFETY: rows of COLS sums; those beyond the result's columns are zeros of the packed panel. COLS is a multiple
+            // of LANES.
+            unsafe {
+                while at + 4 * S::LANES <= all {
+                    let p = sums.add(at);
+                    t0 = s.add(t0, s.load(p));
+                    t1 = s.add(t1, s.load(p.add(S::LANES)));
+                    t2 = s.add(t2, s.load(p.add(2 * S::LANES)));
+                    t3 = s.add(t3, s.load(p.add(3 * S::LANES)));
+                    at += 4 * S::LANES;
+                }
+                while at < all {
+                    t0 = s.add(t0, s.load(sums.add(at)));
+                    at += S::LANES;
                 }
             }
         }
-        let total = s.add(s.add(totals[0], totals[1]), s.add(totals[2], totals[3]));
+        let total = s.add(s.add(t0, t1), s.add(t2, t3));
         !s.any(s.is_nan(s.sub(total, total)))
     }
+
+    /// Writes the target, two vectors at a time. The sum of all sums: not finite if one of them is not.
+    ///
+    /// `added` and `narrow` (the target is of bf16) are constants where this is inlined.
+    #[inline(always)]
+    fn write<S: Simd>(&self, s: S, added: Added, narrow: bool) -> S::F {
+        let (mut t0, mut t1) = (s.zero(), s.zero());
+        let (low, high) = self.clip.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let (low, high) = (s.splat(low), s.splat(high));
+        for (g, group) in self.groups.iter().enumerate() {
+            for j in (0..self.cols).step_by(2 * S::LANES) {
+                let m = S::LANES.min(self.cols - j);
+                let m2 = S::LANES.min(self.cols - j - m);
+                let (at, at2) = (self.col + j, self.col + j + S::LANES);
+                let sums = self.sums.wrapping_add(g * ROWS * COLS + j);
+                // SAFETY: C, bias and residual have the columns; sums are rows of COLS.
+                unsafe {
+                    let (mut bias, mut bias2) = (s.zero(), s.zero());
+                    if !self.bias.is_null() {
+                        bias = f32::load(s, self.bias.add(at), m);
+                        bias2 = f32::load(s, self.bias.wrapping_add(at2), m2);
+                    }
+                    for i in 0..group.segment.rows {
+                        let c = match self.target {
+                            Target::Sums => sums.add(i * COLS).wrapping_sub(at).cast::<u8>().cast_const(),
+                            _ => group.c[i],
+                        };
+                        if group.c[i].is_null() {
+                            continue;
+                        }
+                        let (sum, sum2) = (s.load(sums.add(i * COLS)), s.load(sums.add(i * COLS + S::LANES)));
+                        (t0, t1) = (s.add(t0, sum), s.add(t1, sum2));
+                        let (mut x, mut x2) = (s.add(sum, bias), s.add(sum2, bias2));
+                        let (r, r2) = match added {
+                            Added::Nothing => (s.zero(), s.zero()),
+                            Added::Wide => load_both::<S, f32>(s, group.residual[i], at, m, m2),
+                            Added::Narrow => load_both::<S, half::bf16>(s, group.residual[i], at, m, m2),
+                        };
+                        if added != Added::Nothing {
+                            (x, x2) = (s.add(x, r), s.add(x2, r2));
+                        }
+                        // The operand order lets NaN through.
+                        (x, x2) = (s.min(high, s.max(low, x)), s.min(high, s.max(low, x2)));
+                        if !narrow {
+                            let c = c.cast_mut().cast::<f32>();
+                            f32::store(s, c.wrapping_add(at), m, x);
+                            f32::store(s, c.wrapping_add(at2), m2, x2);
+                        } else if m2 == S::LANES {
+                            let c = c.cast_mut().cast::<u16>().wrapping_add(at);
+                            s.store_uppers(c, s.round_bf16(x), s.round_bf16(x2));
+                        } else {
+                            let c = c.cast_mut().cast::<half::bf16>();
+                            half::bf16::store(s, c.wrapping_add(at), m, x);
+                            half::bf16::store(s, c.wrapping_add(at2), m2, x2);
+                        }
+                    }
+                }
+            }
+        }
+        s.add(t0, t1)
+    }
+}
+
+/// Elements `at ..` of a row, in two vectors of `m` and `m2` lanes.
+///
+/// # Safety
+/// The row has the elements.
+#[inline(always)]
+unsafe fn load_both<S: Simd, T: Storage>(
+    s: S,
+    row: *const u8,
+    at: usize,
+    m: usize,
+    m2: usize,
+) -> (S::F, S::F) {
+    let from = row.cast::<T>().wrapping_add(at);
+    // SAFETY: by the caller's contract.
+    unsafe { (T::load(s, from, m), T::load(s, from.wrapping_add(S::LANES), m2)) }
 }
 
 impl Task for Emit<'_> {
@@ -349,56 +513,24 @@ impl Task for Emit<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> bool {
-        let has_residual = !self.groups[0].residual.iter().all(|p| p.is_null());
+        let added = match self.groups[0].residual.iter().all(|p| p.is_null()) {
+            true => Added::Nothing,
+            false if self.narrow_residual => Added::Narrow,
+            false => Added::Wide,
+        };
         // A residual may lie in the place of C, as sums do in their own: then the target must be written once only.
-        let once = has_residual || self.target == Target::Sums;
+        let once = added != Added::Nothing || self.target == Target::Sums;
         if self.check && once && !self.finite(s) {
             return false;
         }
-        let mut totals = [s.zero(); 2];
-        let (low, high) = self.clip.unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
-        let (low, high) = (s.splat(low), s.splat(high));
-        for (g, group) in self.groups.iter().enumerate() {
-            let sums = self.sums.wrapping_add(g * ROWS * COLS);
-            let mut j = 0;
-            while j < self.cols {
-                let m = S::LANES.min(self.cols - j);
-                let at = self.col + j;
-                // SAFETY: C, bias and residual have the columns; sums are rows of COLS.
-                unsafe {
-                    let bias =
-                        if self.bias.is_null() { s.zero() } else { f32::load(s, self.bias.add(at), m) };
-                    for i in 0..group.segment.rows {
-                        if group.c[i].is_null() {
-                            continue;
-                        }
-                        let sum = s.load(sums.add(i * COLS + j));
-                        totals[i % 2] = s.add(totals[i % 2], sum);
-                        let mut x = s.add(sum, bias);
-                        if has_residual {
-                            let from = group.residual[i];
-                            x = s.add(
-                                x,
-                                match self.narrow_residual {
-                                    true => half::bf16::load(s, from.cast::<half::bf16>().add(at), m),
-                                    false => f32::load(s, from.cast::<f32>().add(at), m),
-                                },
-                            );
-                        }
-                        // The operand order lets NaN through.
-                        x = s.min(high, s.max(low, x));
-                        let c = group.c[i].cast_mut();
-                        match self.target {
-                            Target::Wide => f32::store(s, c.cast::<f32>().add(at), m, x),
-                            Target::Narrow => half::bf16::store(s, c.cast::<half::bf16>().add(at), m, x),
-                            Target::Sums => s.store(sums.add(i * COLS + j), x),
-                        }
-                    }
-                }
-                j += S::LANES;
-            }
-        }
-        let total = s.add(totals[0], totals[1]);
+        let total = match (added, self.target == Target::Narrow) {
+            (Added::Nothing, false) => self.write(s, Added::Nothing, false),
+            (Added::Nothing, true) => self.write(s, Added::Nothing, true),
+            (Added::Wide, false) => self.write(s, Added::Wide, false),
+            (Added::Wide, true) => self.write(s, Added::Wide, true),
+            (Added::Narrow, false) => self.write(s, Added::Narrow, false),
+            (Added::Narrow, true) => self.write(s, Added::Narrow, true),
+        };
         !self.check || once || !s.any(s.is_nan(s.sub(total, total)))
     }
 }

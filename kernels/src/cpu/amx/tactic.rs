@@ -6,7 +6,7 @@ use super::split::{self, PackPanel};
 use super::sweep::{Group, TileSweep, size};
 use super::tile::{Products, ROWS, Tiles};
 use super::transposed::TransposedTactic;
-use super::weights::{self, FEW_CHANNELS, Weights};
+use super::weights::{self, FEW_CHANNELS, Weights, by_lines};
 use crate::cpu::conv::geometry::{Geometry, geometry};
 use crate::cpu::gemm::epilogue::{Finisher, dense_rows};
 use crate::cpu::gemm::grid::{Grid, tasks_for};
@@ -15,6 +15,7 @@ use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::simd::dispatch;
 use crate::tactic::Build;
 use crate::{Args, Fit, Kernel, KernelError, Problem, Reject, Tactic, TensorDesc};
+use engraft_network::ops::Conv;
 use engraft_network::{DType, Op};
 use smallvec::SmallVec;
 use std::cell::RefCell;
@@ -33,6 +34,9 @@ impl<T> TileTactic<T> {
         TileTactic { id, products, packing, marker: PhantomData }
     }
 }
+
+/// A second operand of so many bytes stays in a core's own cache, beside rows of the first and of the result that pass through.
+const NEAR_BYTES: usize = 1 << 20;
 
 /// Fewer rows than this leave most of a tile empty.
 const FEWEST_ROWS: usize = 4;
@@ -66,9 +70,13 @@ struct Dynamic {
 }
 
 impl<T: Tiles + 'static> TileTactic<T> {
-    fn source(&self, g: &Geometry, channels: usize, narrow: bool) -> Source {
+    fn source(&self, op: &Conv, g: &Geometry, channels: usize, narrow: bool) -> Source {
+        let few = match by_lines(op, channels) {
+            true => Kind::Lines(*g),
+            false => Kind::Windows(*g),
+        };
         if channels < FEW_CHANNELS && g.taps() > 1 {
-            return Source::new(Kind::Windows(*g), self.products, channels, narrow);
+            return Source::new(few, self.products, channels, narrow);
         }
         if g.taps() == 1 && g.is_inside() {
             let dims = (0..3).map(|d| (g.output[d], g.input_stride[d] * g.stride[d] as isize));
@@ -77,7 +85,7 @@ impl<T: Tiles + 'static> TileTactic<T> {
             }
         }
         if channels < FEW_CHANNELS {
-            return Source::new(Kind::Windows(*g), self.products, channels, narrow);
+            return Source::new(few, self.products, channels, narrow);
         }
         Source::new(Kind::Image(*g), self.products, channels, narrow)
     }
@@ -86,7 +94,7 @@ impl<T: Tiles + 'static> TileTactic<T> {
         &self,
         p: &Problem<'_>,
         weights: Weights,
-        source: Source,
+        mut source: Source,
         finisher: Finisher<f32>,
         groups: usize,
         b: RowMap,
@@ -103,6 +111,10 @@ impl<T: Tiles + 'static> TileTactic<T> {
         let panels = split::panels(weights.n);
         let step = if source.unit == 1 { 2 * ROWS } else { 1 };
         let grid = Grid::new(units, panels, step, tasks.div_ceil(batch * groups));
+        let share = weights.matrix_bytes(self.products) / panels * grid.panels_of_task();
+        if share <= NEAR_BYTES {
+            source.by_rows();
+        }
         let isa = crate::Isa::best_within(Some(p.isa));
         let sweep = TileSweep {
             source,
@@ -197,7 +209,7 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
                 if op.groups > 1 && (channels < FEW_CHANNELS || weights.n < 8) {
                     return Err(Reject::new("groups of few channels"));
                 }
-                let source = self.source(&g, channels, narrow);
+                let source = self.source(op, &g, channels, narrow);
                 let units = g.pixels() / source.unit;
                 let finisher = Finisher::storing(&op.epilogue, p.inputs, 2, out, p.isa, &[])?;
                 let map = RowMap::uniform(op.groups, 1);
@@ -221,6 +233,8 @@ impl<T: Tiles + 'static> Build for TileTactic<T> {
         let passes = match source.kind {
             _ if source.direct => 0.0,
             Kind::Windows(_) => 2.0,
+            // Each pixel once.
+            Kind::Lines(g) => (g.stride[1] * g.stride[2]) as f64 / g.kernel[2] as f64,
             _ if source.narrow => 0.5,
             _ => 1.0,
         };
@@ -239,7 +253,7 @@ impl<T: Tiles + 'static> Tactic for TileTactic<T> {
     }
 
     fn version(&self) -> u32 {
-        4
+        5
     }
 
     fn packing(&self, p: &Problem<'_>, input: usize) -> Option<&'static str> {

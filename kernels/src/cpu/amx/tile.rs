@@ -52,6 +52,14 @@ impl Products {
         }
     }
 
+    /// Parts that a number is split into.
+    pub const fn parts(self) -> usize {
+        match self {
+            Products::One => 1,
+            Products::Three => 2,
+        }
+    }
+
     /// Bytes of a step of one row of the first operand: hi, then lo.
     pub const fn row_bytes(self) -> usize {
         match self {
@@ -83,20 +91,11 @@ pub(in crate::cpu) trait Tiles {
     /// Sums start from zero.
     fn zero(&mut self);
 
-    /// Adds the products of `steps` steps. Row `i` of group `g` starts at `a[g] + i * stride`; a panel at `b`. `ahead` is
-    /// where to prefetch from, [`AHEAD`] bytes a step.
+    /// Adds the products of `steps` steps of rows, and of a panel that starts at `b`, while it fetches what is `ahead`.
     ///
     /// # Safety
     /// Rows and panel are readable for all steps in the layout of [`Products`].
-    unsafe fn add(
-        &mut self,
-        products: Products,
-        steps: usize,
-        a: [*const u8; 2],
-        stride: usize,
-        b: *const u8,
-        ahead: *const u8,
-    );
+    unsafe fn add(&mut self, products: Products, steps: usize, rows: &Rows, b: *const u8, ahead: Ahead);
 
     /// Writes the sums: row `i` of group `g` to `to + (16 * g + i) * 32`.
     ///
@@ -105,8 +104,47 @@ pub(in crate::cpu) trait Tiles {
     unsafe fn store(&mut self, to: *mut f32);
 }
 
-/// Bytes that are prefetched in each step.
-pub const AHEAD: usize = 256;
+/// Rows of the first operand: row `i` of group `g` starts at `start[g] + i * stride`.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cpu) struct Rows {
+    pub start: [*const u8; 2],
+    pub stride: usize,
+    /// Bytes from one step to the next.
+    pub step: usize,
+    /// Bytes from hi to lo.
+    pub low: usize,
+}
+
+impl Rows {
+    /// Rows whose steps follow each other, in each hi, then lo.
+    pub fn joined(products: Products, start: [*const u8; 2], stride: usize) -> Rows {
+        Rows { start, stride, step: products.row_bytes(), low: 2 * STEP }
+    }
+}
+
+/// What is brought near while products are computed: lines of 64 bytes from an address on, so many in each step.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cpu) struct Ahead {
+    pub from: *const u8,
+    /// One of [`Ahead::LINES`].
+    lines: usize,
+}
+
+impl Ahead {
+    const LINES: [usize; 5] = [0, 4, 8, 16, 32];
+
+    /// A share of `bytes` that lie at `from`: that of call `call` out of `calls`, each of `steps` steps.
+    pub fn share(from: *const u8, bytes: usize, call: usize, calls: usize, steps: usize) -> Ahead {
+        let lines = bytes.div_ceil(64).div_ceil(calls * steps.max(1));
+        let lines = Self::LINES.into_iter().find(|l| *l >= lines).unwrap_or(32);
+        Ahead { from: from.wrapping_add(bytes / calls * call), lines }
+    }
+
+    /// What a later call of the same share fetches, after `steps` steps.
+    pub fn after(self, steps: usize) -> Ahead {
+        Ahead { from: self.from.wrapping_add(64 * self.lines * steps), ..self }
+    }
+}
 
 /// Whether the CPU has AMX tiles of bf16 and the system lets this process use them.
 pub fn detect() -> bool {
@@ -124,7 +162,7 @@ pub(in crate::cpu) use hardware::Amx;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod hardware {
-    use super::{Products, Tiles};
+    use super::{Ahead, Products, Rows, Tiles};
     use crate::Isa;
     use std::arch::asm;
     use std::arch::x86_64::__cpuid_count;
@@ -180,14 +218,160 @@ mod hardware {
 
     macro_rules! prefetch {
         () => {
-            concat!(
-                "prefetcht1 [{pf}]\n",
-                "prefetcht1 [{pf} + 64]\n",
-                "prefetcht1 [{pf} + 128]\n",
-                "prefetcht1 [{pf} + 192]\n",
-                "add {pf}, 256"
-            )
+            concat!(".rept {lines}\n", "prefetcht1 [{pf}]\n", "add {pf}, 64\n", ".endr")
         };
+    }
+
+    impl Amx {
+        /// [`Tiles::add`] with `LINES` lines fetched in each step.
+        ///
+        /// # Safety
+        /// See there.
+        unsafe fn multiply<const LINES: usize>(
+            &mut self,
+            products: Products,
+            steps: usize,
+            rows: &Rows,
+            b: *const u8,
+            ahead: *const u8,
+        ) {
+            if steps == 0 {
+                return;
+            }
+            let line = 64usize;
+            let Rows { start: a, stride, step, low } = *rows;
+            // SAFETY: by the caller's contract; the tiles are configured for as many rows. Prefetches may go anywhere.
+            unsafe {
+                match (products, self.rows[1] > 0) {
+                    (Products::Three, true) => asm!(
+                        "2:",
+                        // lo * hi
+                        "tileloadd tmm4, [{l0} + {stride}]",
+                        "tileloadd tmm6, [{b} + {line}]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tileloadd tmm7, [{b} + {line} + 1024]",
+                        prefetch!(),
+                        "tdpbf16ps tmm1, tmm4, tmm7",
+                        "tileloadd tmm5, [{l1} + {stride}]",
+                        "tdpbf16ps tmm2, tmm5, tmm6",
+                        "tdpbf16ps tmm3, tmm5, tmm7",
+                        // hi * hi
+                        "tileloadd tmm4, [{a0} + {stride}]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tdpbf16ps tmm1, tmm4, tmm7",
+                        "tileloadd tmm5, [{a1} + {stride}]",
+                        "tdpbf16ps tmm2, tmm5, tmm6",
+                        "tdpbf16ps tmm3, tmm5, tmm7",
+                        // hi * lo
+                        "tileloadd tmm6, [{b} + {line} + 2048]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tdpbf16ps tmm2, tmm5, tmm6",
+                        "tileloadd tmm7, [{b} + {line} + 3072]",
+                        "tdpbf16ps tmm1, tmm4, tmm7",
+                        "tdpbf16ps tmm3, tmm5, tmm7",
+                        "add {a0}, {step}",
+                        "add {l0}, {step}",
+                        "add {a1}, {step}",
+                        "add {l1}, {step}",
+                        "add {b}, 4096",
+                        "dec {k}",
+                        "jnz 2b",
+                        a0 = inout(reg) a[0] => _,
+                        l0 = inout(reg) a[0].wrapping_add(low) => _,
+                        a1 = inout(reg) a[1] => _,
+                        l1 = inout(reg) a[1].wrapping_add(low) => _,
+                        stride = in(reg) stride,
+                        step = in(reg) step,
+                        b = inout(reg) b => _,
+                        line = in(reg) line,
+                        k = inout(reg) steps => _,
+                        pf = inout(reg) ahead => _,
+                        lines = const LINES,
+                        options(nostack, readonly),
+                    ),
+                    (Products::Three, false) => asm!(
+                        "2:",
+                        "tileloadd tmm4, [{l0} + {stride}]",
+                        "tileloadd tmm6, [{b} + {line}]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tileloadd tmm7, [{b} + {line} + 1024]",
+                        prefetch!(),
+                        "tdpbf16ps tmm1, tmm4, tmm7",
+                        "tileloadd tmm4, [{a0} + {stride}]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tdpbf16ps tmm1, tmm4, tmm7",
+                        "tileloadd tmm6, [{b} + {line} + 2048]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tileloadd tmm7, [{b} + {line} + 3072]",
+                        "tdpbf16ps tmm1, tmm4, tmm7",
+                        "add {a0}, {step}",
+                        "add {l0}, {step}",
+                        "add {b}, 4096",
+                        "dec {k}",
+                        "jnz 2b",
+                        a0 = inout(reg) a[0] => _,
+                        l0 = inout(reg) a[0].wrapping_add(low) => _,
+                        stride = in(reg) stride,
+                        step = in(reg) step,
+                        b = inout(reg) b => _,
+                        line = in(reg) line,
+                        k = inout(reg) steps => _,
+                        pf = inout(reg) ahead => _,
+                        lines = const LINES,
+                        options(nostack, readonly),
+                    ),
+                    (Products::One, true) => asm!(
+                        "2:",
+                        "tileloadd tmm4, [{a0} + {stride}]",
+                        "tileloadd tmm6, [{b} + {line}]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tileloadd tmm7, [{b} + {line} + 1024]",
+                        prefetch!(),
+                        "tdpbf16ps tmm1, tmm4, tmm7",
+                        "tileloadd tmm5, [{a1} + {stride}]",
+                        "tdpbf16ps tmm2, tmm5, tmm6",
+                        "tdpbf16ps tmm3, tmm5, tmm7",
+                        "add {a0}, {step}",
+                        "add {a1}, {step}",
+                        "add {b}, 2048",
+                        "dec {k}",
+                        "jnz 2b",
+                        a0 = inout(reg) a[0] => _,
+                        a1 = inout(reg) a[1] => _,
+                        stride = in(reg) stride,
+                        step = in(reg) step,
+                        b = inout(reg) b => _,
+                        line = in(reg) line,
+                        k = inout(reg) steps => _,
+                        pf = inout(reg) ahead => _,
+                        lines = const LINES,
+                        options(nostack, readonly),
+                    ),
+                    (Products::One, false) => asm!(
+                        "2:",
+                        "tileloadd tmm4, [{a0} + {stride}]",
+                        "tileloadd tmm6, [{b} + {line}]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tileloadd tmm7, [{b} + {line} + 1024]",
+                        prefetch!(),
+                        "tdpbf16ps tmm1, tmm4, tmm7",
+                        "add {a0}, {step}",
+                        "add {b}, 2048",
+                        "dec {k}",
+                        "jnz 2b",
+                        a0 = inout(reg) a[0] => _,
+                        stride = in(reg) stride,
+                        step = in(reg) step,
+                        b = inout(reg) b => _,
+                        line = in(reg) line,
+                        k = inout(reg) steps => _,
+                        pf = inout(reg) ahead => _,
+                        lines = const LINES,
+                        options(nostack, readonly),
+                    ),
+                }
+            }
+        }
     }
 
     impl Tiles for Amx {
@@ -224,134 +408,15 @@ mod hardware {
             }
         }
 
-        unsafe fn add(
-            &mut self,
-            products: Products,
-            steps: usize,
-            a: [*const u8; 2],
-            stride: usize,
-            b: *const u8,
-            ahead: *const u8,
-        ) {
-            if steps == 0 {
-                return;
-            }
-            let line = 64usize;
-            // SAFETY: by the caller's contract; the tiles are configured for as many rows. Prefetches may go anywhere.
+        unsafe fn add(&mut self, products: Products, steps: usize, rows: &Rows, b: *const u8, ahead: Ahead) {
+            // SAFETY: the caller's.
             unsafe {
-                match (products, self.rows[1] > 0) {
-                    (Products::Three, true) => asm!(
-                        "2:",
-                        // lo * hi
-                        "tileloadd tmm4, [{a0} + {stride} + 64]",
-                        "tileloadd tmm6, [{b} + {line}]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tileloadd tmm7, [{b} + {line} + 1024]",
-                        prefetch!(),
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tileloadd tmm5, [{a1} + {stride} + 64]",
-                        "tdpbf16ps tmm2, tmm5, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        // hi * hi
-                        "tileloadd tmm4, [{a0} + {stride}]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tileloadd tmm5, [{a1} + {stride}]",
-                        "tdpbf16ps tmm2, tmm5, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        // hi * lo
-                        "tileloadd tmm6, [{b} + {line} + 2048]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm2, tmm5, tmm6",
-                        "tileloadd tmm7, [{b} + {line} + 3072]",
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        "add {a0}, 128",
-                        "add {a1}, 128",
-                        "add {b}, 4096",
-                        "dec {k}",
-                        "jnz 2b",
-                        a0 = inout(reg) a[0] => _,
-                        a1 = inout(reg) a[1] => _,
-                        stride = in(reg) stride,
-                        b = inout(reg) b => _,
-                        line = in(reg) line,
-                        k = inout(reg) steps => _,
-                        pf = inout(reg) ahead => _,
-                        options(nostack, readonly),
-                    ),
-                    (Products::Three, false) => asm!(
-                        "2:",
-                        "tileloadd tmm4, [{a0} + {stride} + 64]",
-                        "tileloadd tmm6, [{b} + {line}]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tileloadd tmm7, [{b} + {line} + 1024]",
-                        prefetch!(),
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tileloadd tmm4, [{a0} + {stride}]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tileloadd tmm6, [{b} + {line} + 2048]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tileloadd tmm7, [{b} + {line} + 3072]",
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "add {a0}, 128",
-                        "add {b}, 4096",
-                        "dec {k}",
-                        "jnz 2b",
-                        a0 = inout(reg) a[0] => _,
-                        stride = in(reg) stride,
-                        b = inout(reg) b => _,
-                        line = in(reg) line,
-                        k = inout(reg) steps => _,
-                        pf = inout(reg) ahead => _,
-                        options(nostack, readonly),
-                    ),
-                    (Products::One, true) => asm!(
-                        "2:",
-                        "tileloadd tmm4, [{a0} + {stride}]",
-                        "tileloadd tmm6, [{b} + {line}]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tileloadd tmm7, [{b} + {line} + 1024]",
-                        prefetch!(),
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "tileloadd tmm5, [{a1} + {stride}]",
-                        "tdpbf16ps tmm2, tmm5, tmm6",
-                        "tdpbf16ps tmm3, tmm5, tmm7",
-                        "add {a0}, 64",
-                        "add {a1}, 64",
-                        "add {b}, 2048",
-                        "dec {k}",
-                        "jnz 2b",
-                        a0 = inout(reg) a[0] => _,
-                        a1 = inout(reg) a[1] => _,
-                        stride = in(reg) stride,
-                        b = inout(reg) b => _,
-                        line = in(reg) line,
-                        k = inout(reg) steps => _,
-                        pf = inout(reg) ahead => _,
-                        options(nostack, readonly),
-                    ),
-                    (Products::One, false) => asm!(
-                        "2:",
-                        "tileloadd tmm4, [{a0} + {stride}]",
-                        "tileloadd tmm6, [{b} + {line}]",
-                        "tdpbf16ps tmm0, tmm4, tmm6",
-                        "tileloadd tmm7, [{b} + {line} + 1024]",
-                        prefetch!(),
-                        "tdpbf16ps tmm1, tmm4, tmm7",
-                        "add {a0}, 64",
-                        "add {b}, 2048",
-                        "dec {k}",
-                        "jnz 2b",
-                        a0 = inout(reg) a[0] => _,
-                        stride = in(reg) stride,
-                        b = inout(reg) b => _,
-                        line = in(reg) line,
-                        k = inout(reg) steps => _,
-                        pf = inout(reg) ahead => _,
-                        options(nostack, readonly),
-                    ),
+                match ahead.lines {
+                    0 => self.multiply::<0>(products, steps, rows, b, ahead.from),
+                    4 => self.multiply::<4>(products, steps, rows, b, ahead.from),
+                    8 => self.multiply::<8>(products, steps, rows, b, ahead.from),
+                    16 => self.multiply::<16>(products, steps, rows, b, ahead.from),
+                    _ => self.multiply::<32>(products, steps, rows, b, ahead.from),
                 }
             }
         }
@@ -407,15 +472,7 @@ impl Tiles for Model {
         self.sums = [[0.0; COLS]; 2 * ROWS];
     }
 
-    unsafe fn add(
-        &mut self,
-        products: Products,
-        steps: usize,
-        a: [*const u8; 2],
-        stride: usize,
-        b: *const u8,
-        _ahead: *const u8,
-    ) {
+    unsafe fn add(&mut self, products: Products, steps: usize, rows: &Rows, b: *const u8, _ahead: Ahead) {
         let bf16 = |p: *const u8, i: usize| {
             // SAFETY: by the caller's contract.
             let bits = unsafe { p.cast::<u16>().add(i).read_unaligned() };
@@ -427,9 +484,9 @@ impl Tiles for Model {
         };
         for step in 0..steps {
             for &(left, right) in pairs {
-                for (group, a) in a.into_iter().enumerate() {
+                for (group, a) in rows.start.into_iter().enumerate() {
                     for i in 0..self.rows[group] {
-                        let row = a.wrapping_add(i * stride + step * products.row_bytes() + left * 2 * STEP);
+                        let row = a.wrapping_add(i * rows.stride + step * rows.step + left * rows.low);
                         for j in 0..COLS {
                             let tile = step * products.panel_bytes() + right * 2048 + j / 16 * 1024;
                             let tile = b.wrapping_add(tile);

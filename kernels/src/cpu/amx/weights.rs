@@ -6,10 +6,17 @@ use crate::cpu::gemm::matmul::Operand2;
 use crate::cpu::simd::dispatch;
 use crate::cpu::storage::Storage;
 use crate::{Problem, Reject, TensorDesc};
+use engraft_network::ops::Conv;
 use engraft_network::{DType, Op, Tensor};
 
-/// Fewer channels than this are taken window by window.
+/// Fewer channels than this are taken line by line of the kernel, or window by window.
 pub(super) const FEW_CHANNELS: usize = 16;
+
+/// Whether a line of the kernel is one run of values along k: few channels, of pixels next to each other.
+pub(super) fn by_lines(op: &Conv, channels: usize) -> bool {
+    channels < FEW_CHANNELS && op.dilations.last() == Some(&1)
+}
+
 /// Sizes of the second operand: matrices (or groups), taps, values along k, columns.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weights {
@@ -31,8 +38,13 @@ impl Weights {
             Op::Conv(op) => {
                 let (channels, outputs) = (w.shape[w.rank() - 2], w.shape[w.rank() - 1]);
                 let taps: usize = w.shape[..w.rank() - 2].iter().product();
-                // Windows of few channels are one run.
-                let (taps, k) = if channels < FEW_CHANNELS { (1, taps * channels) } else { (taps, channels) };
+                let line = w.shape[w.rank() - 3];
+                let (taps, k) = match channels < FEW_CHANNELS {
+                    true if by_lines(op, channels) => (taps / line, line * channels),
+                    // Windows of few channels are one run.
+                    true => (1, taps * channels),
+                    false => (taps, channels),
+                };
                 Ok(Weights { matrices: op.groups, taps, k, n: outputs / op.groups.max(1) })
             }
             _ => Err(Reject::new("neither a matrix product nor a convolution")),

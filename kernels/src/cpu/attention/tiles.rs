@@ -8,7 +8,7 @@ use super::rows::{Block, CHUNK, Finish, Queries, Row, Weigh};
 use super::tiled::{Accumulate, AllFinite, PackKeys, SplitRows, Tiled};
 use super::{Operands, Shape};
 use crate::cpu::amx::split::{self, PackPanel};
-use crate::cpu::amx::tile::{AHEAD, COLS, Products, ROWS, STEP, Tiles};
+use crate::cpu::amx::tile::{Ahead, COLS, Products, ROWS, Rows, STEP, Tiles};
 use crate::cpu::pointwise::share;
 use crate::cpu::simd::dispatch;
 use crate::cpu::storage::Storage;
@@ -373,9 +373,10 @@ impl<T: Tiles> TileKernel<T> {
                 // SAFETY: by the caller's contract.
                 unsafe {
                     tiles.zero();
-                    let a = [rows.cast_const(), rows.wrapping_add(ROWS * stride)];
-                    let ahead = next.wrapping_add(pair * steps * AHEAD);
-                    tiles.add(self.products, steps, a, stride, keys, ahead);
+                    let start = [rows.cast_const(), rows.wrapping_add(ROWS * stride)];
+                    let ahead = Ahead::share(next, steps * self.step_bytes(), pair, pairs, steps);
+                    let rows = Rows::joined(self.products, start, stride);
+                    tiles.add(self.products, steps, &rows, keys, ahead);
                     tiles.store(to.add(i * PANEL + pair * PAIR * COLS));
                 }
             }
@@ -401,7 +402,8 @@ impl<T: Tiles> TileKernel<T> {
             let at = self.key_bytes() + (columns * self.panels + first) * self.step_bytes();
             let values = packed.wrapping_add(at);
             let next = values.wrapping_add(self.panels * self.step_bytes());
-            for pair in 0..rows.div_ceil(PAIR) {
+            let pairs = rows.div_ceil(PAIR);
+            for pair in 0..pairs {
                 let weights = block.weights.wrapping_add(pair * PAIR * stride).cast_const();
                 let sums = block.sum(pair * PAIR, columns * COLS);
                 let fresh = first == 0;
@@ -410,9 +412,11 @@ impl<T: Tiles> TileKernel<T> {
                 // SAFETY: by the caller's contract.
                 unsafe {
                     tiles.zero();
-                    let a = [weights, weights.wrapping_add(ROWS * stride)];
-                    let ahead = next.wrapping_add(pair * block.panels * AHEAD);
-                    tiles.add(self.products, block.panels, a, stride, values, ahead);
+                    let start = [weights, weights.wrapping_add(ROWS * stride)];
+                    let bytes = block.panels * self.step_bytes();
+                    let ahead = Ahead::share(next, bytes, pair, pairs, block.panels);
+                    let rows = Rows::joined(self.products, start, stride);
+                    tiles.add(self.products, block.panels, &rows, values, ahead);
                     tiles.store(to);
                     if !dispatch(shape.isa, AllFinite { from: to, n: count * COLS }) {
                         let v = v.offset((first * COLS) as isize * shape.v[2]);

@@ -65,6 +65,11 @@ impl Grid {
         self.down * self.across
     }
 
+    /// Panels of one task, at most.
+    pub fn panels_of_task(&self) -> usize {
+        self.panels.div_ceil(self.across)
+    }
+
     /// Rows and panels of one task; neighbours share rows.
     pub fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let (i, j) = (task / self.across, task % self.across);

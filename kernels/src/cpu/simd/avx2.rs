@@ -122,13 +122,18 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16, x: Self::F) {
         // SAFETY: the caller's.
+        unsafe { self.store_upper(p, self.round_bf16(x)) }
+    }
+    #[inline(always)]
+    fn round_bf16(self, x: Self::F) -> Self::I {
+        // SAFETY: the token proves that the CPU has the instructions.
         unsafe {
             let bits = _mm256_castps_si256(x);
             let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
             let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
             let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
             let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
-            self.store_upper(p, _mm256_blendv_epi8(rounded, quiet, nan));
+            _mm256_blendv_epi8(rounded, quiet, nan)
         }
     }
     #[inline(always)]

@@ -20,6 +20,17 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
+/// The upper halves of the lanes of two vectors, as numbers of 16-bit words.
+static ODD_WORDS: [u16; 32] = {
+    let mut words = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        words[i] = 2 * i as u16 + 1;
+        i += 1;
+    }
+    words
+};
+
 impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
@@ -109,19 +120,32 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16, x: Self::F) {
         // SAFETY: the caller's.
+        unsafe { self.store_upper(p, self.round_bf16(x)) }
+    }
+    #[inline(always)]
+    fn round_bf16(self, x: Self::F) -> Self::I {
+        // SAFETY: the token proves that the CPU has the instructions.
         unsafe {
             let bits = _mm512_castps_si512(x);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
-            self.store_upper(p, _mm512_mask_blend_epi32(nan, rounded, quiet));
+            _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000))
         }
     }
     #[inline(always)]
     unsafe fn store_upper(self, p: *mut u16, x: Self::I) {
         // SAFETY: the caller's.
         unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(x))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_uppers(self, p: *mut u16, first: Self::I, second: Self::I) {
+        // SAFETY: the caller's.
+        unsafe {
+            let odd = _mm512_loadu_si512(ODD_WORDS.as_ptr().cast());
+            _mm512_storeu_si512(p.cast(), _mm512_permutex2var_epi16(first, odd, second));
+        }
     }
 
     #[inline(always)]

@@ -118,6 +118,19 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// As [`Simd::store`].
     unsafe fn store_upper(self, p: *mut u16, x: Self::I);
+    /// The upper 16 bits of every lane of two vectors, one after the other.
+    /// # Safety
+    /// As [`Simd::store`], for twice as many.
+    #[inline(always)]
+    unsafe fn store_uppers(self, p: *mut u16, first: Self::I, second: Self::I) {
+        // SAFETY: the caller's.
+        unsafe {
+            self.store_upper(p, first);
+            self.store_upper(p.add(Self::LANES), second);
+        }
+    }
+    /// Rounds lanes as [`Simd::store_bf16`] does: the upper 16 bits count.
+    fn round_bf16(self, x: Self::F) -> Self::I;
 
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;

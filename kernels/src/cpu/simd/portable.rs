@@ -151,6 +151,10 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    fn round_bf16(self, x: Self::F) -> Self::I {
+        lanes(|i| i32::from(half::bf16::from_f32(x.0[i]).to_bits() as i16) << 16)
+    }
+    #[inline(always)]
     unsafe fn store_upper(self, p: *mut u16, x: Self::I) {
         for i in 0..N {
             // SAFETY: the caller's.

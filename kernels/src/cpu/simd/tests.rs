@@ -208,13 +208,18 @@ fn narrow<S: Simd>(s: S) {
             let x = s.load(X.as_ptr().add(start));
             s.store_f16(f16.as_mut_ptr().add(start), x);
             s.store_bf16(bf16.as_mut_ptr().add(start), x);
+            let mut upper = [0u16; 32];
+            s.store_uppers(upper.as_mut_ptr(), s.bits(s.neg(x)), s.bits(x));
+            let (negative, second) = upper.split_at(S::LANES);
             let mut upper = [0u16; 16];
             s.store_upper(upper.as_mut_ptr(), s.bits(x));
+            assert_eq!(second[..S::LANES], upper[..S::LANES], "{} second upper halves", S::ISA);
             let wide = s.to_array(s.load_f16(f16.as_ptr().add(start)));
             let wide_b = s.to_array(s.load_bf16(bf16.as_ptr().add(start)));
             for lane in 0..S::LANES {
                 let x = X[start + lane];
                 assert_eq!(u32::from(upper[lane]), x.to_bits() >> 16, "{} upper half of {x}", S::ISA);
+                assert_eq!(negative[lane], upper[lane] ^ 0x8000, "{} upper half of -{x}", S::ISA);
                 assert!(same(wide[lane], half::f16::from_f32(x).to_f32()), "{} f16({x})", S::ISA);
                 assert!(same(wide_b[lane], half::bf16::from_f32(x).to_f32()), "{} bf16({x})", S::ISA);
             }
