@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use engraft_engine::fingerprint::{cpu_features, cpu_model, library_content};
+use engraft_engine::fingerprint::{Fingerprint, cpu_features, cpu_model, library_content};
 use engraft_kernels::{Isa, catalog};
 use engraft_subgraph::{Placement, PlacementReport};
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,9 @@ pub struct CompiledSegment {
     pub reference: bool,
     /// Options that shaped it, by key.
     pub(crate) options: BTreeMap<String, Value>,
+    /// The content of a plan that lies in the model: it may be read from the model's file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Fingerprint>,
     /// The model that it is a segment of, where that has a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<Original>,
@@ -100,6 +103,7 @@ impl CompiledSegment {
             flops,
             reference: reference > flops / 2.0,
             options: shaping(options),
+            plan: None,
             original: None,
         }
     }

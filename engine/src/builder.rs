@@ -232,7 +232,7 @@ fn packings<'a>(
                         operand: i as u32,
                         packing: name.to_owned(),
                         tactic_version: tactic.version(),
-                        offset: 0,
+                        offset: None,
                         bytes: bytes as u64,
                     },
                     moved_by: moves.then(|| tactic.id()),

@@ -14,7 +14,7 @@ mod writer;
 
 pub use writer::{ContainerWriter, SectionSpec};
 
-use crate::fingerprint::{BLOCK, for_each_parallel, hashing_threads};
+use crate::fingerprint::{BLOCK, Fingerprint, for_each_parallel, hashing_threads};
 use crate::lock;
 use crate::mmap::{Mapped, MappedSlice};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,8 @@ use std::path::{Path, PathBuf};
 pub const FORMAT_VERSION: u32 = 1;
 
 pub const MAGIC: [u8; 8] = *b"\x89EGPLAN\n";
-const HEADER: usize = 128;
+/// The length of the header in bytes.
+pub const HEADER: usize = 128;
 /// Where the first section may begin.
 const BODY: u64 = 4096;
 /// The strictest alignment that a section may ask for.
@@ -141,11 +142,22 @@ impl Container {
             container.verify(hashing_threads())?;
             return Ok(container);
         }
-        // Blocks are hashed while they are copied and lie in cache; what is trusted is the copy of the table.
-        let stated = Summary::of(&file, path)?;
+        Container::copy(&file, 0..state.len(), path)
+    }
+
+    /// Like [`Container::open`], of a plan that is `range` of a file: it is copied into memory.
+    pub fn open_within(path: &Path, range: Range<u64>) -> Result<Container, ContainerError> {
+        let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
+        Container::copy(&File::open(path).map_err(io("open"))?, range, path)
+    }
+
+    /// Blocks are hashed while they are copied and lie in cache; what is trusted is the copy of the table.
+    fn copy(file: &File, range: Range<u64>, path: &Path) -> Result<Container, ContainerError> {
+        let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
+        let stated = Summary::of(file, range.clone(), path)?;
         let pieces = stated.pieces();
-        let (bytes, hashes) =
-            Mapped::copy_hashed(&file, pieces.iter().map(|(range, _)| range.clone())).map_err(io("read"))?;
+        let (bytes, hashes) = Mapped::copy_hashed(file, range, pieces.iter().map(|(piece, _)| piece.clone()))
+            .map_err(io("read"))?;
         let container = Container::parse(bytes, false)?;
         if container.sections != stated.sections {
             return Err(io("read")(io::Error::other("it was changed meanwhile")));
@@ -194,6 +206,12 @@ impl Container {
     /// The key that the plan was built for.
     pub fn key(&self) -> &[(String, String)] {
         &self.key
+    }
+
+    /// The hash of the header, which covers that of the table and so everything: equal plans, and only those, have it in common.
+    pub fn content(&self) -> Fingerprint {
+        // It was checked when the header was.
+        content_of(&self.bytes).expect("a container has a header")
     }
 
     /// All sections, in file order.
@@ -287,6 +305,11 @@ impl Container {
     }
 }
 
+/// What a plan that begins with these bytes states as its [`Container::content`]; nothing is checked. `None`: they are too few.
+pub fn content_of(start: &[u8]) -> Option<Fingerprint> {
+    start.get(..HEADER)?.last_chunk().map(|hash| Fingerprint(*hash))
+}
+
 /// What a plan file says about itself, read without its sections.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -299,17 +322,21 @@ impl Summary {
     /// Reads header and table of a plan file.
     pub fn read(path: &Path) -> Result<Summary, ContainerError> {
         let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
-        Summary::of(&File::open(path).map_err(io("open"))?, path)
+        let file = File::open(path).map_err(io("open"))?;
+        let length = file.metadata().map_err(io("examine"))?.len();
+        Summary::of(&file, 0..length, path)
     }
 
-    fn of(mut file: &File, path: &Path) -> Result<Summary, ContainerError> {
+    /// Of the plan that is `range` of the file.
+    fn of(mut file: &File, range: Range<u64>, path: &Path) -> Result<Summary, ContainerError> {
         let io = |operation| move |source| ContainerError::Io { operation, path: path.to_owned(), source };
-        let length = file.metadata().map_err(io("examine"))?.len();
+        let length = range.end.saturating_sub(range.start);
         let mut start = Vec::with_capacity(HEADER);
-        file.by_ref().take(HEADER as u64).read_to_end(&mut start).map_err(io("read"))?;
+        file.seek(SeekFrom::Start(range.start)).map_err(io("read"))?;
+        file.by_ref().take(length.min(HEADER as u64)).read_to_end(&mut start).map_err(io("read"))?;
         let header = Header::parse(&start, length)?;
         let mut table = vec![0; header.table.len()];
-        file.seek(SeekFrom::Start(header.table.start as u64)).map_err(io("read"))?;
+        file.seek(SeekFrom::Start(range.start + header.table.start as u64)).map_err(io("read"))?;
         file.read_exact(&mut table).map_err(io("read"))?;
         let table = header.table(&table)?;
         Ok(Summary { key: table.key, sections: table.sections })

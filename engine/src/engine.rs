@@ -145,6 +145,12 @@ impl Engine {
         &self.container
     }
 
+    /// The plan without packed weights that can be made of others, which [`Engine::load`] then makes: smaller, and slower to
+    /// load where the whole plan is mapped. `None`: the plan is as small already.
+    pub fn compact_plan(&self) -> Result<Option<Container>, PlanError> {
+        plan::compact(&self.container)
+    }
+
     /// The optimized network.
     pub fn network(&self) -> &Network {
         &self.program.network

@@ -25,6 +25,8 @@ pub enum PlanError {
     Manifest(String),
     #[error("the plan's {what} is inconsistent: {reason}")]
     Inconsistent { what: String, reason: String },
+    #[error("no memory for packed weights: {0}")]
+    Memory(std::io::Error),
     #[error("the plan was made for {field} {theirs}, this is {ours}")]
     Fingerprint { field: &'static str, theirs: String, ours: String },
 }

@@ -36,12 +36,14 @@ impl Mapped {
         Mapped::filled(length, |memory| read_all(file, memory))
     }
 
-    /// [`Mapped::copy`], and the hashes of pieces of the file. The pieces follow each other from its start on.
+    /// [`Mapped::copy`] of `range` of the file, and the hashes of pieces of it. The pieces follow each other from its start on.
     pub(crate) fn copy_hashed(
         file: &File,
+        range: Range<u64>,
         pieces: impl IntoIterator<Item = Range<usize>>,
     ) -> io::Result<(Mapped, Vec<blake3::Hash>)> {
-        let length = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let length = usize::try_from(range.end.saturating_sub(range.start))
+            .map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut hashes = Vec::new();
         let mapped = Mapped::filled(length, |mut memory| {
             let (mut parts, mut covered) = (Vec::new(), 0);
@@ -54,9 +56,9 @@ impl Mapped {
                 (memory, covered) = (rest, piece.end);
             }
             for_each_parallel(&mut parts, hashing_threads(), |_, (at, part, hash)| {
-                *hash = read_hashed(file, part, *at as u64);
+                *hash = read_hashed(file, part, range.start + *at as u64);
             });
-            read_at(file, memory, covered as u64)?;
+            read_at(file, memory, range.start + covered as u64)?;
             hashes = parts.into_iter().map(|(_, _, hash)| hash).collect::<io::Result<_>>()?;
             Ok(())
         })?;

@@ -3,18 +3,21 @@
 //! Sections of the container: a manifest (the network without its constants, the layout decisions, the tuned tactics,
 //! where constants lie), the raw weights, and one device section with the packed weights. A constant that is only read
 //! packed is not among the raw ones: should a specialization want its plain bytes, they are had back from the packed ones.
+//! A [`compact`] plan leaves out packed weights that can be made of raw ones.
 
+mod compact;
 mod deferred;
 
-use crate::container::{Container, ContainerWriter, Fields, SectionKind, SectionSpec};
+pub(crate) use compact::compact;
+
+use crate::container::{Container, ContainerWriter, Fields, Section, SectionKind, SectionSpec};
 use crate::error::PlanError;
 use crate::mmap::MappedSlice;
 use crate::program::{PackedOperand, Program, Role, Target, Tuned};
 use deferred::Deferred;
-use engraft_kernels::{Isa, Precision, catalog};
+use engraft_kernels::{Isa, Precision, Tactic, catalog};
 use engraft_network::{Bytes, DType, Def, Network, NodeId, Tensor, ValueId};
 use serde::{Deserialize, Serialize};
-use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,14 +47,15 @@ pub(crate) struct PackedEntry {
     pub operand: u32,
     pub packing: String,
     pub tactic_version: u32,
-    pub offset: u64,
+    /// In the device section; `None` if it is packed when the plan is loaded.
+    pub offset: Option<u64>,
     pub bytes: u64,
 }
 
 impl PackedEntry {
-    /// Where it lies in the device section.
+    /// Where it lies in the device section, if it does.
     fn range(&self) -> Option<Range<usize>> {
-        let start = usize::try_from(self.offset).ok()?;
+        let start = usize::try_from(self.offset?).ok()?;
         Some(start..start.checked_add(usize::try_from(self.bytes).ok()?)?)
     }
 }
@@ -71,12 +75,15 @@ pub(crate) struct Manifest {
     pub fusion: Vec<String>,
 }
 
+/// Writes some bytes of a section.
+pub(crate) type Piece<'a> = Box<dyn Fn(&mut [u8]) + Send + Sync + 'a>;
+
 /// A packed operand that is still to be written.
 pub(crate) struct ToPack<'a> {
     pub entry: PackedEntry,
     /// The tactic that packs, if it only moves elements.
     pub moved_by: Option<&'static str>,
-    pub pack: Box<dyn Fn(&mut [u8]) + Send + Sync + 'a>,
+    pub pack: Piece<'a>,
 }
 
 /// What the device section was packed for.
@@ -150,17 +157,16 @@ pub(crate) fn write(
         .collect();
     let mut packed = 0usize;
     for p in &mut to_pack {
-        p.entry.offset = packed as u64;
+        p.entry.offset = Some(packed as u64);
         packed += (p.entry.bytes as usize).next_multiple_of(ALIGN);
     }
     manifest.packed = to_pack.iter().map(|p| p.entry.clone()).collect();
     let bytes = postcard::to_allocvec(&manifest).map_err(|e| PlanError::Manifest(e.to_string()))?;
     writer.add(SectionSpec::new(SectionKind::Manifest, MANIFEST), &bytes)?;
-    let pieces: Vec<(usize, Box<dyn Fn(&mut [u8]) + Send + Sync + '_>)> = constants
+    let pieces: Vec<(usize, Piece<'_>)> = constants
         .iter()
         .map(|(offset, t)| {
-            let copy: Box<dyn Fn(&mut [u8]) + Send + Sync + '_> =
-                Box::new(|out: &mut [u8]| out.copy_from_slice(t.bytes()));
+            let copy: Piece<'_> = Box::new(|out: &mut [u8]| out.copy_from_slice(t.bytes()));
             (*offset, copy)
         })
         .collect();
@@ -170,8 +176,8 @@ pub(crate) fn write(
         Ok::<(), PlanError>(())
     })?;
     let lengths: Vec<usize> = to_pack.iter().map(|p| p.entry.bytes as usize).collect();
-    let pieces: Vec<(usize, Box<dyn Fn(&mut [u8]) + Send + Sync + '_>)> =
-        to_pack.into_iter().map(|p| (p.entry.offset as usize, p.pack)).collect();
+    let pieces: Vec<(usize, Piece<'_>)> =
+        to_pack.into_iter().map(|p| (p.entry.offset.unwrap_or_default() as usize, p.pack)).collect();
     writer.fill(
         SectionSpec::new(SectionKind::Device, DEVICE).fingerprint(device_fields(program.isa)),
         packed,
@@ -186,7 +192,7 @@ pub(crate) fn write(
 /// Fills disjoint pieces of `out`, which stand in rising order of offset, on several threads.
 fn fill_parallel(
     mut out: &mut [u8],
-    pieces: &[(usize, Box<dyn Fn(&mut [u8]) + Send + Sync + '_>)],
+    pieces: &[(usize, Piece<'_>)],
     lengths: &[usize],
     threads: usize,
 ) {
@@ -222,25 +228,37 @@ fn fill_parallel(
 }
 
 /// Keeps the plan's memory alive and is the owner of its tensors' bytes.
-struct Section(MappedSlice);
+struct Owner(MappedSlice);
 
-impl AsRef<[u8]> for Section {
+impl AsRef<[u8]> for Owner {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+fn required<'a>(
+    container: &'a Container,
+    kind: SectionKind,
+    name: &'static str,
+) -> Result<&'a Section, PlanError> {
+    container.section(kind, name).ok_or(PlanError::Missing { section: name })
+}
+
+/// Decodes the manifest.
+fn manifest(container: &Container) -> Result<Manifest, PlanError> {
+    let bytes = container.bytes(required(container, SectionKind::Manifest, MANIFEST)?);
+    let (manifest, rest): (Manifest, &[u8]) =
+        postcard::take_from_bytes(&bytes).map_err(|e| PlanError::Manifest(e.to_string()))?;
+    match rest.is_empty() {
+        true => Ok(manifest),
+        false => Err(PlanError::Manifest("it is followed by other data".to_owned())),
     }
 }
 
 /// Makes a program of a container's contents. Everything is checked; a plan that another version or another kind of
 /// machine wrote is refused.
 pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<String>), PlanError> {
-    let section =
-        |kind, name, what| container.section(kind, name).ok_or(PlanError::Missing { section: what });
-    let manifest = container.bytes(section(SectionKind::Manifest, MANIFEST, "manifest")?);
-    let (m, rest): (Manifest, &[u8]) =
-        postcard::take_from_bytes(&manifest).map_err(|e| PlanError::Manifest(e.to_string()))?;
-    if !rest.is_empty() {
-        return Err(PlanError::Manifest("it is followed by other data".to_owned()));
-    }
+    let m = manifest(container)?;
     if m.isa != isa.name() {
         return Err(PlanError::Fingerprint {
             field: "instruction set",
@@ -256,8 +274,8 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
         });
     }
     let raw: Arc<dyn AsRef<[u8]> + Send + Sync> =
-        Arc::new(Section(container.bytes(section(SectionKind::Weights, WEIGHTS, "weights")?)));
-    let device = container.bytes(section(SectionKind::Device, DEVICE, "device")?);
+        Arc::new(Owner(container.bytes(required(container, SectionKind::Weights, WEIGHTS)?)));
+    let device = container.bytes(required(container, SectionKind::Device, DEVICE)?);
     let inconsistent = |what: &str, reason: String| PlanError::Inconsistent { what: what.to_owned(), reason };
     let mut constants = Vec::with_capacity(m.constants.len());
     for (i, e) in m.constants.iter().enumerate() {
@@ -310,41 +328,56 @@ pub(crate) fn read(container: &Container, isa: Isa) -> Result<(Program, Vec<Stri
             list.push((t.size, t.threads, tactic));
         }
     }
+    let mut missing = Vec::new();
     for e in &m.packed {
-        let found = packing_name(&program, e);
-        let Some((name, bytes)) = found else {
+        let Some(packing) = packing(&program, e) else {
             return Err(inconsistent("packed weights", format!("no tactic reads packing `{}`", e.packing)));
         };
-        let slice = e.range().and_then(|r| device.get(r)).filter(|s| s.len() == bytes);
+        if e.offset.is_none() {
+            missing.push(packing);
+            continue;
+        }
+        let slice = e.range().and_then(|r| device.get(r)).filter(|s| s.len() == packing.bytes);
         let Some(slice) = slice else {
             return Err(inconsistent(
                 "packed weights",
                 format!("operand {} of {} lies outside", e.operand, e.node),
             ));
         };
-        program
-            .packed
-            .entry((e.node, e.operand))
-            .or_insert_with(SmallVec::new)
-            .push(PackedOperand { packing: name, address: slice.as_ptr() as usize });
+        let operand = PackedOperand { packing: packing.name, address: slice.as_ptr() as usize };
+        program.packed.entry((e.node, e.operand)).or_default().push(operand);
     }
+    compact::pack(&mut program, &missing)?;
     program.drop_unpacked();
     program.keep_alive.push(Box::new(device));
     Ok((program, m.fusion))
 }
 
-/// The catalog's own name and size of an entry's packing, so that a plan cannot make a kernel read past it.
-fn packing_name(program: &Program, e: &PackedEntry) -> Option<(&'static str, usize)> {
+/// A packed operand as the catalog has it, so that a plan cannot make a kernel read past it.
+struct Packing {
+    node: NodeId,
+    operand: u32,
+    tactic: &'static dyn Tactic,
+    name: &'static str,
+    bytes: usize,
+}
+
+fn packing(program: &Program, e: &PackedEntry) -> Option<Packing> {
     let env = program.network.representative_env();
     program.with_dense_problem(e.node, &env, 1, |p| {
-        if p.inputs.get(e.operand as usize).is_none_or(|o| o.constant.is_none()) {
+        let operand = e.operand as usize;
+        if p.inputs.get(operand).is_none_or(|o| o.constant.is_none()) {
             return None;
         }
-        let list = program.shortlist.get(e.node.index())?;
-        list.iter().find_map(|t| {
-            let name = t.packing(p, e.operand as usize)?;
-            (name == e.packing && t.version() == e.tactic_version)
-                .then(|| (name, t.packed_bytes(p, e.operand as usize)))
+        program.shortlist.get(e.node.index())?.iter().find_map(|tactic| {
+            let name = tactic.packing(p, operand)?;
+            (name == e.packing && tactic.version() == e.tactic_version).then(|| Packing {
+                node: e.node,
+                operand: e.operand,
+                tactic: *tactic,
+                name,
+                bytes: tactic.packed_bytes(p, operand),
+            })
         })
     })?
 }

@@ -2,7 +2,7 @@
 
 use engraft_engine::pool::Pool;
 use engraft_engine::{Builder, BuilderConfig, Engine, RunError};
-use engraft_kernels::{Isa, Serial, Workers};
+use engraft_kernels::{Isa, Precision, Serial, Workers};
 use engraft_network::{
     BinaryOp, DType, Def, Dim, Network, Op, Scalar, SymbolSource, Tensor, TensorType, UnaryOp, ValueId, ops,
 };
@@ -421,4 +421,31 @@ fn packed_constants_are_not_held_raw_as_well() {
     assert_eq!(raw, table.bytes().len(), "of {} and {}", product.bytes().len(), table.bytes().len());
     let kept = engine.network().constants();
     assert!(kept.contains(&product) && kept.contains(&table), "weights are had back as they were");
+}
+
+/// A compact plan has every constant once, is loaded wherever the whole one is, and computes the same bit by bit.
+#[test]
+fn compact_plans_make_their_packed_weights_when_they_are_loaded() {
+    let mut net = Network::new("compact");
+    let x = net.add_input("x", f32s(&[1.into(), 24.into(), 24.into(), 64.into()]));
+    let a = conv(&mut net, "a", x, 3, 64, 64, 1);
+    let b = conv(&mut net, "b", a, 1, 64, 48, 3);
+    net.set_outputs(vec![b]);
+    let inputs = [random(&[1, 24, 24, 64], 7)];
+    let device = |engine: &Engine| engine.plan().sections().iter().find(|s| s.name == "cpu").unwrap().length();
+    for isa in Isa::available() {
+        let config = BuilderConfig { isa, threads: 1, optimization_level: 0, ..BuilderConfig::default() };
+        let config = BuilderConfig { precision: Precision::Tf32, ..config };
+        let engine = Builder::new(&config).build_engine(net.clone()).unwrap();
+        let Some(compact) = engine.compact_plan().unwrap() else {
+            assert_eq!(isa, Isa::Portable, "filters are transformed for minimal filtering under {}", isa.name());
+            continue;
+        };
+        assert_eq!(compact.key(), engine.plan().key());
+        let compact = Engine::load_for(compact, isa).unwrap();
+        assert!(device(&compact) < device(&engine) && compact.compact_plan().unwrap().is_none());
+        let [one, other] = [&engine, &compact].map(|e| e.run_tensors(&inputs, &Serial).unwrap());
+        assert_eq!(one, other, "under {}", isa.name());
+        assert_eq!(engine.network().constants(), compact.network().constants());
+    }
 }

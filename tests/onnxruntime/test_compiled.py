@@ -136,6 +136,46 @@ def test_what_the_host_cannot_write_is_said(engraft: Engraft, folder: Path) -> N
             write(engraft, folder / "m.onnx", folder / "c.onnx", True)
 
 
+def filtered() -> onnx.ModelProto:
+    """A layer whose filters are several times larger packed than raw."""
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 64, 28, 28]) for name in "xy")
+    weights = onnx.numpy_helper.from_array(normal(64, 64, 3, 3), "w")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    graph = helper.make_graph([node], "filtered", [x], [y], [weights])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_embedded_plans_hold_weights_once(engraft: Engraft, folder: Path) -> None:
+    onnx.save(filtered(), folder / "m.onnx")
+    first = write_by_options(engraft, folder / "m.onnx", folder / "c.onnx", True)
+    assert (folder / "c.onnx").stat().st_size < 2 * (folder / "m.onnx").stat().st_size
+    inputs = {"x": normal(1, 64, 28, 28)}
+    loaded = engraft.session(folder / "c.onnx", {"engine_cache_enable": "0"})
+    assert np.array_equal(loaded.run(None, inputs)[0], first.run(None, inputs)[0])
+
+
+def test_embedded_plans_are_read_from_the_models_file_where_it_is_what_was_loaded(engraft: Engraft, folder: Path) -> None:
+    onnx.save(mlp(), folder / "m.onnx")
+    write_by_options(engraft, folder / "m.onnx", folder / "c.onnx", True)
+    compiled = (folder / "c.onnx").read_bytes()
+    (node,) = compiled_nodes(folder / "c.onnx")
+    plan = node["ep_cache_context"]
+    at = compiled.index(plan)
+    inputs = {"x": normal(4, 16)}
+    # The host has the bytes, the file is damaged, another model, gone: what the host has counts.
+    for content in (compiled, compiled[: at + 5000] + bytes([compiled[at + 5000] ^ 1]) + compiled[at + 5001 :], b"other", None):
+        if content is None:
+            (folder / "c.onnx").unlink()
+        else:
+            (folder / "c.onnx").write_bytes(content)
+        options = engraft.options(config={"ep.context_file_path": str(folder / "c.onnx")})
+        engraft.agree(ort.InferenceSession(compiled, options, enable_fallback=0), mlp(), inputs)
+    # The host has damaged bytes.
+    (folder / "d.onnx").write_bytes(compiled[: at + 5000] + bytes([compiled[at + 5000] ^ 1]) + compiled[at + 5001 :])
+    with pytest.raises(Exception, match="damaged"):
+        engraft.session(folder / "d.onnx")
+
+
 def test_bytes_to_bytes(engraft: Engraft) -> None:
     options = engraft.options({"partition_policy": "maximal"})
     compiler = ort.ModelCompiler(options, mlp().SerializeToString(), embed_compiled_data_into_model=True)

@@ -17,6 +17,7 @@ use engraft::{
 use crate::{
     EP_NAME_TEXT,
     api::{Api, AttributeValue},
+    embedded,
     error::{Error, Result},
     sys::{OrtNode, OrtOpAttr},
 };
@@ -59,7 +60,8 @@ impl ContextConfig {
 
 /// Makes the node that stands for a segment in the compiled model; the plan's file is written if it is not embedded.
 ///
-/// `inputs` and `outputs` name the values that the engine reads and writes, in its order. The host takes the node.
+/// `inputs` and `outputs` name the values that the engine reads and writes, in its order. The host takes the node. A plan that
+/// goes into the model is made compact: the host reads all of it at every start.
 pub fn write(
     api: Api,
     config: &ContextConfig,
@@ -69,10 +71,14 @@ pub fn write(
     record: &CompiledSegment,
     (inputs, outputs): (&[String], &[String]),
 ) -> Result<*mut OrtNode> {
-    let plan = engine.plan().as_bytes();
-    let file;
+    let (compact, file);
+    let mut record = record.clone();
+    record.plan = None;
     let content = if config.embed {
-        plan
+        compact = engine.compact_plan().map_err(|error| Error::Compiled(error.to_string()))?;
+        let plan = compact.as_ref().unwrap_or(engine.plan());
+        record.plan = Some(plan.content());
+        plan.as_bytes()
     } else {
         let compiled = config.compiled_model(model).ok_or_else(|| {
             Error::Unsupported(
@@ -83,12 +89,12 @@ pub fn write(
         })?;
         file = plan_file(&compiled, &record.segment);
         let path = compiled.with_file_name(&file);
-        engraft::replace_file(&path, plan)
+        engraft::replace_file(&path, engine.plan().as_bytes())
             .map_err(|error| Error::Compiled(format!("{} cannot be written: {error}", path.display())))?;
         file.as_bytes()
     };
     // Records are plain data: they always serialize.
-    let notes = serde_json::to_string(record).unwrap_or_default();
+    let notes = serde_json::to_string(&record).unwrap_or_default();
     let hardware = format!("{}", Field("cpu_features", engine));
     api.create_node(
         (DOMAIN, OPERATOR, &api.node_name(fused)?),
@@ -168,10 +174,13 @@ pub fn read(
     };
     let plan = required(PLAN)?;
     let container = if embedded {
-        let length = api.attribute_bytes(plan)?;
-        Container::from_reader(length, |out| {
-            api.read_attribute_bytes(plan, out).map_err(|error| std::io::Error::other(error.to_string()))
-        })
+        let file = config.loaded_from(model).zip(record.plan);
+        match file.and_then(|(model, content)| embedded::open(model, content)) {
+            Some(container) => Ok(container),
+            None => Container::from_reader(api.attribute_bytes(plan)?, |out| {
+                api.read_attribute_bytes(plan, out).map_err(|error| std::io::Error::other(error.to_string()))
+            }),
+        }
     } else {
         let name = api.attribute_string(plan)?;
         let name =

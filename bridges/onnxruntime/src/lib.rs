@@ -6,6 +6,7 @@ mod api;
 mod compute;
 mod context;
 mod custom_op;
+mod embedded;
 mod ep;
 mod error;
 mod factory;

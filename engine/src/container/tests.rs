@@ -63,6 +63,28 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn a_plan_within_a_file_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = std::fs::read(sample_file(folder.path())).unwrap();
+    let path = folder.path().join("model");
+    let whole = [&[1; 333][..], &plan, &[2; 55]].concat();
+    std::fs::write(&path, &whole).unwrap();
+    let range = 333..333 + plan.len() as u64;
+    let container = Container::open_within(&path, range.clone()).unwrap();
+    check_sample(&container);
+    assert_eq!(Some(container.content()), content_of(&plan));
+    assert_eq!(content_of(&plan[..HEADER - 1]), None);
+    for range in [range.start..range.end + 1, range.start + 1..range.end, range.start..range.start, 9999..1 << 40] {
+        assert!(Container::open_within(&path, range.clone()).is_err(), "{range:?}");
+    }
+    let mut damaged = whole;
+    damaged[333 + BODY as usize + 4096 + BLOCK] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let refused = Container::open_within(&path, range).unwrap_err();
+    assert!(matches!(refused, ContainerError::Checksum { .. }), "{refused}");
+}
+
+#[test]
 fn a_failed_build_leaves_the_old_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = sample_file(folder.path());

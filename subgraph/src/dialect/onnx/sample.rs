@@ -42,7 +42,8 @@ pub(super) fn grid_sample(n: &mut NodeLowering) -> Result<()> {
     Ok(())
 }
 
-/// Theta times every point of a regular grid: planes of coordinates, `[N, coordinates, spatial..]`, turned at the end.
+/// Theta times every point of a regular grid, row by row of points that differ in the last axis alone: what those have of it, and
+/// of theta's last column, is the same for all rows, and a row's other points are one number for all of its coordinates.
 fn affine_grid(n: &mut NodeLowering) -> Result<()> {
     let size = n.dims(1, "the size of the grid")?;
     let align_corners = n.flag("align_corners")?;
@@ -61,32 +62,51 @@ fn affine_grid(n: &mut NodeLowering) -> Result<()> {
     }
     let compute = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
     let theta = n.cast(theta, compute)?;
-    // A column of theta, over the planes.
+    let Some((width, outer)) = spatial.split_last() else {
+        return Err(Reject::invalid("wants a size with spatial axes"));
+    };
+    let batch = batch.clone();
+    let pair = vec![batch.clone(), width.clone(), Dim::from(axes)];
+    // A column of theta.
     let column = |n: &mut NodeLowering, column: usize| {
         let range = ops::SliceRange { axis: 2, start: Dim::from(column), len: Dim::Fixed(1), step: 1 };
         let factors = n.emit(ops::Slice { ranges: vec![range] }, &[theta])?;
-        let shape = [batch.clone(), Dim::from(axes)].into_iter().chain(vec![Dim::Fixed(1); axes]).collect();
-        n.reshape(factors, shape)
+        n.reshape(factors, vec![batch.clone(), Dim::Fixed(1), Dim::from(axes)])
     };
-    let mut operands = Vec::new();
-    for (index, axis) in (0..axes).rev().enumerate() {
-        let points = axis_points(n, &spatial[axis], align_corners, compute)?;
-        let mut shape = vec![Dim::Fixed(1); axes + 2];
-        shape[axis + 2] = spatial[axis].clone();
-        operands.extend([column(n, index)?, n.reshape(points, shape)?]);
+    // What stands for a row of `[N, spatial.., coordinates]`, of which the last two axes are one.
+    let row = |n: &mut NodeLowering, x: ValueId| {
+        let ones = vec![Dim::Fixed(1); axes - 1];
+        let shape = [vec![batch.clone()], ones, vec![width.mul(&Dim::from(axes))]].concat();
+        n.reshape(x, shape)
+    };
+    let (first, last) = (column(n, 0)?, column(n, axes)?);
+    let points = axis_points(n, width, align_corners, compute)?;
+    let points = n.reshape(points, vec![Dim::Fixed(1), width.clone(), Dim::Fixed(1)])?;
+    let along = n.pointwise(&[last, first, points], |e| {
+        let (last, first, point) = (e.input(0), e.input(1), e.input(2));
+        let product = e.binary(BinaryOp::Mul, first, point);
+        e.binary(BinaryOp::Add, last, product)
+    })?;
+    let mut operands = vec![row(n, along)?];
+    for (axis, len) in outer.iter().enumerate().rev() {
+        let factors = column(n, axes - 1 - axis)?;
+        let factors = n.emit(ops::Expand { shape: pair.clone() }, &[factors])?;
+        let points = axis_points(n, len, align_corners, compute)?;
+        let mut shape = vec![Dim::Fixed(1); axes + 1];
+        shape[axis + 1] = len.clone();
+        operands.extend([row(n, factors)?, n.reshape(points, shape)?]);
     }
-    operands.push(column(n, axes)?);
-    let planes = n.pointwise(&operands, |e| {
-        let mut sum = e.input(2 * axes as u16);
-        for pair in 0..axes as u16 {
-            let (factor, point) = (e.input(2 * pair), e.input(2 * pair + 1));
+    let rows = n.pointwise(&operands, |e| {
+        let mut sum = e.input(0);
+        for pair in 0..outer.len() as u16 {
+            let (factor, point) = (e.input(1 + 2 * pair), e.input(2 + 2 * pair));
             let product = e.binary(BinaryOp::Mul, factor, point);
             sum = e.binary(BinaryOp::Add, sum, product);
         }
         sum
     })?;
-    let planes = n.cast(planes, dtype)?;
-    let y = n.channels_last(planes)?;
+    let rows = n.cast(rows, dtype)?;
+    let y = n.reshape(rows, [vec![batch.clone()], spatial.to_vec(), vec![Dim::from(axes)]].concat())?;
     n.set(0, y);
     Ok(())
 }
