@@ -24,7 +24,8 @@ usage: cargo xtask <chore> [arguments]
 chores
   demo          recognise a page of text with RapidOCR, without and with Engraft, and compare;
                 `demo tensorflow`: convert a Keras ResNet50, and compare
-  test          run every test: [rust] [wheel] [python] [hosts] [tensorflow] [models]; all of them without arguments
+  test          run every test: [rust] [wheel] [python] [hosts] [tensorflow] [models]; all of them without arguments;
+                `test torch`: packages that use ONNX Runtime beside PyTorch, several gigabytes of downloads
   docs          write docs/operators.md from the code
   wheel         build the Python wheel into target/wheels
   zoo           write the model zoo into target/zoo: [--only resnet50,bert_base]

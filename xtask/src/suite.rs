@@ -12,7 +12,9 @@ use crate::workspace::Workspace;
 
 pub const REQUIREMENTS: &str = "tests/requirements.txt";
 
-const STAGES: [&str; 6] = ["rust", "wheel", "python", "hosts", "tensorflow", "models"];
+const STAGES: [&str; 7] = ["rust", "wheel", "python", "hosts", "tensorflow", "models", ON_REQUEST];
+/// Runs only where it is named: its packages are several gigabytes.
+const ON_REQUEST: &str = "torch";
 
 /// Other surroundings that the wheel is tested in: an ONNX Runtime, a provider beside ours, packages that use ONNX Runtime, a
 /// TensorFlow.
@@ -58,7 +60,7 @@ const CORE: &[&str] = &[
 /// ONNX's backend test suite.
 const CONFORMANCE: &[&str] = &["conformance/test_conformance.py"];
 
-const HOSTS: [Host; 7] = [
+const HOSTS: [Host; 8] = [
     Host {
         name: "onnxruntime 1.18.0",
         stage: "hosts",
@@ -95,6 +97,13 @@ const HOSTS: [Host; 7] = [
         tests: &[&["packages"]],
     },
     Host {
+        name: "packages with PyTorch",
+        stage: ON_REQUEST,
+        requirements: "tests/hosts/torch.txt",
+        newest_python: 14,
+        tests: &[&["torch_packages"]],
+    },
+    Host {
         name: "tensorflow 2.18.1",
         stage: "tensorflow",
         requirements: "tests/hosts/tensorflow-2.18.1.txt",
@@ -114,7 +123,10 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Error> {
     if let Some(unknown) = arguments.iter().find(|a| !STAGES.contains(&a.as_str())) {
         return Err(Error::Usage(format!("`{unknown}` is none of the test stages {}", STAGES.join(", "))));
     }
-    let wanted = |stage: &str| arguments.is_empty() || arguments.iter().any(|a| a == stage);
+    let wanted = |stage: &str| match arguments.is_empty() {
+        true => stage != ON_REQUEST,
+        false => arguments.iter().any(|a| a == stage),
+    };
     // What runs Python needs the wheel of this tree.
     let needs_wheel = STAGES.into_iter().filter(|stage| *stage != "rust").any(wanted);
     let hosts = || HOSTS.iter().filter(|host| wanted(host.stage));
