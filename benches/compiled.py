@@ -8,9 +8,10 @@ against a session on the unoptimized graph, which shares its engines through the
 
 What loading costs (--time): the time to create a session, each in a process of its own that has imported and
 registered everything before, contenders in turn: ONNX Runtime's CPU provider on the original model, Engraft building
-without a cache, Engraft loading plans beside the model, and embedded ones; and, as the least that no plan can save, ONNX Runtime
-without Engraft on the embedded model, until it refuses it. The bars: loading is at least 5 times as fast as building, and no slower
-than ONNX Runtime.
+without a cache, Engraft loading plans beside the model, and embedded ones; and, as the least that no provider can save, a model
+of the embedded one's size whose node has a plan of next to nothing and a ballast that nobody reads. The bars: loading is at
+least 5 times as fast as building, and no slower than ONNX Runtime. An embedded plan that ONNX Runtime needs longer to hand over than the bar allows
+is out of reach, which the table says.
 
 Run it as `cargo xtask compiled [options]`, which builds and installs the wheel of this tree first.
 """
@@ -77,13 +78,16 @@ def create(model: Path, options: Any, engraft: bool = True) -> Any:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def compile_model(model: Path, compiled: Path, way: Way, threads: int) -> Any:
-    """Writes the compiled model; returns the session that wrote it, or one that its engines are shared with."""
+def ort_compiler(options: Any, model: Path, embed: bool) -> Any:
     import onnxruntime as ort
 
+    return ort.ModelCompiler(options, str(model), embed_compiled_data_into_model=embed)
+
+
+def compile_model(model: Path, compiled: Path, way: Way, threads: int) -> Any:
+    """Writes the compiled model; returns the session that wrote it, or one that its engines are shared with."""
     if way.compiler:
-        options = session_options(threads, {})
-        ort.ModelCompiler(options, str(model), embed_compiled_data_into_model=way.embed).compile_to_file(str(compiled))
+        ort_compiler(session_options(threads, {}), model, way.embed).compile_to_file(str(compiled))
         return create(model, session_options(threads, {}, optimized=False))
     options = session_options(threads, {})
     options.add_session_config_entry("ep.context_enable", "1")
@@ -174,27 +178,19 @@ def round_trips(models: list[str], arguments: argparse.Namespace) -> bool:
 
 
 def creation(model: Path, threads: int, kind: str) -> float:
-    """Seconds to create a session, or to refuse to."""
-    import onnxruntime as ort
-
-    engraft = {"ort": None, "refused": None, "cold": {"engine_cache_enable": "0"}}.get(kind, {})
+    """Seconds to create a session."""
+    engraft = {"ort": None, "cold": {"engine_cache_enable": "0"}}.get(kind, {})
     options = session_options(threads, engraft)
     start = time.perf_counter()
-    try:
-        session = create(model, options, engraft is not None)
-    except ort.capi.onnxruntime_pybind11_state.NotImplemented:
-        # Nobody runs the nodes of a compiled model: its file was read all the same.
-        if kind != "refused":
-            raise
-        return time.perf_counter() - start
+    session = create(model, options, engraft is not None)
     seconds = time.perf_counter() - start
     del session
     return seconds
 
 
 def times(models: list[str], arguments: argparse.Namespace) -> bool:
-    head = ["model", "ONNX Runtime ms", "build ms", "beside ms", "embedded ms", "refused ms"]
-    rows = [[*head, "beside/ORT", "embedded/ORT", "build/beside", "build/embedded", "embedded/refused", "embedded MB"]]
+    head = ["model", "ONNX Runtime ms", "build ms", "beside ms", "embedded ms", "floor ms"]
+    rows = [[*head, "beside/ORT", "embedded/ORT", "floor/ORT", "build/beside", "build/embedded", "build/floor", "embedded MB", "out of reach"]]
     failed = False
     for model in models:
         try:
@@ -207,11 +203,15 @@ def times(models: list[str], arguments: argparse.Namespace) -> bool:
             continue
         # Medians of ratios within a round: the clock drifts between rounds.
         ratio = lambda a, b: statistics.median(x / y for x, y in zip(taken[a], taken[b], strict=True))
-        bars = [ratio("beside", "ort"), ratio("embedded", "ort"), ratio("cold", "beside"), ratio("cold", "embedded")]
-        failed |= max(bars[:2]) > 1 or min(bars[2:]) < FASTER_THAN_BUILDING
-        bars.append(ratio("embedded", "refused"))
+        slower = {kind: ratio(kind, "ort") for kind in ("beside", "embedded", "floor")}
+        faster = {kind: ratio("cold", kind) for kind in ("beside", "embedded", "floor")}
+        reach = [name for name, beyond in (("ORT", slower["floor"] > 1), ("build", faster["floor"] < FASTER_THAN_BUILDING)) if beyond]
+        failed |= slower["beside"] > 1 or faster["beside"] < FASTER_THAN_BUILDING
+        failed |= slower["embedded"] > 1 and "ORT" not in reach
+        failed |= faster["embedded"] < FASTER_THAN_BUILDING and "build" not in reach
         figures = [f"{statistics.median(taken[kind]) * 1e3:.1f}" for kind in taken]
-        rows.append([model, *figures, *(f"{bar:.2f}" for bar in bars), f"{size:.1f}"])
+        ratios = [f"{bar:.2f}" for bar in (*slower.values(), *faster.values())]
+        rows.append([model, *figures, *ratios, f"{size:.1f}", " and ".join(reach) or "-"])
         print(", ".join(f"{a} {b}" for a, b in zip(rows[0], rows[-1], strict=True)), flush=True)
     print("\n" + "\n".join(tables.aligned(rows)))
     return failed
@@ -227,16 +227,37 @@ def _contend(model: str, arguments: argparse.Namespace) -> tuple[dict[str, list[
             paths[kind] = folder / kind / "compiled.onnx"
             paths[kind].parent.mkdir()
             _in_process(_write, original, paths[kind], way, arguments.threads)
-        paths["refused"] = paths["embedded"]
+        size = paths["embedded"].stat().st_size
+        paths["floor"] = folder / "floor.onnx"
+        _in_process(_write_ballast, folder, size, paths["floor"], arguments.threads)
         taken: dict[str, list[float]] = {kind: [] for kind in paths}
         for _ in range(arguments.rounds):
             for kind, path in paths.items():
                 taken[kind].append(_in_process(creation, path, arguments.threads, kind))
-        return taken, paths["embedded"].stat().st_size / 1e6
+        return taken, size / 1e6
 
 
 def _write(model: Path, compiled: Path, way: Way, threads: int) -> None:
     compile_model(model, compiled, way, threads)
+
+
+def _write_ballast(folder: Path, size: int, path: Path, threads: int) -> None:
+    """A compiled model of this many bytes, nearly all of them an attribute that nobody reads."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8]) for name in "xy")
+    weights = numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "small", [x], [y], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "small.onnx")
+    options = session_options(threads, {"partition_policy": "maximal"})
+    compiler = ort_compiler(options, folder / "small.onnx", True)
+    compiler.compile_to_file(str(path))
+    model = onnx.load(path)
+    (node,) = model.graph.node
+    node.attribute.append(helper.make_attribute("ballast", bytes(size - path.stat().st_size)))
+    onnx.save(model, path)
 
 
 def main() -> int:

@@ -25,7 +25,9 @@ use crate::{
 pub const OPERATOR: &str = "EPContext";
 pub const DOMAIN: &str = "com.microsoft";
 /// The attribute that holds the plan, or names its file.
-pub const PLAN: &str = "ep_cache_context";
+const PLAN: &str = "ep_cache_context";
+/// The attribute that names the provider that the node is for.
+pub const SOURCE: &str = "source";
 
 /// What the session's configuration says about compiled models (`ep.context_*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,7 +106,7 @@ pub fn write(
             ("main_context", AttributeValue::Int(1)),
             ("embed_mode", AttributeValue::Int(config.embed.into())),
             (PLAN, AttributeValue::String(content)),
-            ("source", AttributeValue::String(EP_NAME_TEXT.as_bytes())),
+            (SOURCE, AttributeValue::String(EP_NAME_TEXT.as_bytes())),
             ("partition_name", AttributeValue::String(record.segment.as_bytes())),
             ("ep_sdk_version", AttributeValue::String(engraft::VERSION.as_bytes())),
             ("hardware_architecture", AttributeValue::String(hardware.as_bytes())),

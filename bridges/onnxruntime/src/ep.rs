@@ -462,7 +462,7 @@ impl Ep {
 fn is_compiled(node: &HostNode) -> bool {
     node.op_type == context::OPERATOR
         && node.domain == context::DOMAIN
-        && matches!(node.attribute("source"), Some(Attribute::String(s)) if s == EP_NAME_TEXT.as_bytes())
+        && matches!(node.attribute(context::SOURCE), Some(Attribute::String(s)) if s == EP_NAME_TEXT.as_bytes())
 }
 
 /// Whether a body of the node captures a constant or holds one that the host keeps apart from its model.

@@ -183,8 +183,8 @@ impl<'l> Reader<'l> {
         let mut attributes = BTreeMap::new();
         let compiled = api.node_op_type(node)? == context::OPERATOR;
         for attribute in api.node_attributes(node)? {
-            // Compiled plans are as large as models, and no dialect reads them.
-            if compiled && api.attribute_name(attribute)? == context::PLAN {
+            // Compiled plans are as large as models, and no dialect reads them: whose they are is enough.
+            if compiled && api.attribute_name(attribute)? != context::SOURCE {
                 continue;
             }
             if let Some(value) = self.attribute(attribute)? {
