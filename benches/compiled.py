@@ -8,10 +8,10 @@ against a session on the unoptimized graph, which shares its engines through the
 
 What loading costs (--time): the time to create a session, each in a process of its own that has imported and
 registered everything before, contenders in turn: ONNX Runtime's CPU provider on the original model, Engraft building
-without a cache, Engraft loading plans beside the model, and embedded ones; and, as the least that no provider can save, a model
-of the embedded one's size whose node has a plan of next to nothing and a ballast that nobody reads. The bars: loading is at
-least 5 times as fast as building, and no slower than ONNX Runtime. An embedded plan that ONNX Runtime needs longer to hand over than the bar allows
-is out of reach, which the table says.
+without a cache, Engraft loading plans beside the model, and embedded ones; and, as the least that no provider can save, models
+whose node has a plan of next to nothing: one as small as a model with its plans beside it, and one with a ballast that nobody
+reads, as large as the embedded one. The bars: loading is at least 5 times as fast as building, and no slower than ONNX Runtime. A bar
+that ONNX Runtime's own part misses is out of reach, which the table says.
 
 Run it as `cargo xtask compiled [options]`, which builds and installs the wheel of this tree first.
 """
@@ -38,6 +38,8 @@ import zoo
 from worker import distinct_cpus
 
 FASTER_THAN_BUILDING = 5.0
+LEAST = {"beside": "least beside", "embedded": "least embedded"}
+"""What no provider can save, by how plans are kept."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,9 @@ def creation(model: Path, threads: int, kind: str) -> float:
 
 
 def times(models: list[str], arguments: argparse.Namespace) -> bool:
-    head = ["model", "ONNX Runtime ms", "build ms", "beside ms", "embedded ms", "floor ms"]
-    rows = [[*head, "beside/ORT", "embedded/ORT", "floor/ORT", "build/beside", "build/embedded", "build/floor", "embedded MB", "out of reach"]]
+    head = ["model", "ONNX Runtime", "build", "beside", "embedded", "least beside", "least embedded"]
+    bars = [f"{kind}/ORT" for kind in LEAST] + [f"build/{kind}" for kind in LEAST]
+    rows = [[*head, *bars, "embedded MB", "out of reach"]]
     failed = False
     for model in models:
         try:
@@ -203,15 +206,17 @@ def times(models: list[str], arguments: argparse.Namespace) -> bool:
             continue
         # Medians of ratios within a round: the clock drifts between rounds.
         ratio = lambda a, b: statistics.median(x / y for x, y in zip(taken[a], taken[b], strict=True))
-        slower = {kind: ratio(kind, "ort") for kind in ("beside", "embedded", "floor")}
-        faster = {kind: ratio("cold", kind) for kind in ("beside", "embedded", "floor")}
-        reach = [name for name, beyond in (("ORT", slower["floor"] > 1), ("build", faster["floor"] < FASTER_THAN_BUILDING)) if beyond]
-        failed |= slower["beside"] > 1 or faster["beside"] < FASTER_THAN_BUILDING
-        failed |= slower["embedded"] > 1 and "ORT" not in reach
-        failed |= faster["embedded"] < FASTER_THAN_BUILDING and "build" not in reach
-        figures = [f"{statistics.median(taken[kind]) * 1e3:.1f}" for kind in taken]
-        ratios = [f"{bar:.2f}" for bar in (*slower.values(), *faster.values())]
-        rows.append([model, *figures, *ratios, f"{size:.1f}", " and ".join(reach) or "-"])
+        slower = {kind: ratio(kind, "ort") for kind in (*LEAST, *LEAST.values())}
+        faster = {kind: ratio("cold", kind) for kind in slower}
+        missed, beyond = [
+            [f"{kind}/ORT" for kind, by in contenders.items() if slower[by] > 1]
+            + [f"build/{kind}" for kind, by in contenders.items() if faster[by] < FASTER_THAN_BUILDING]
+            for contenders in ({kind: kind for kind in LEAST}, LEAST)
+        ]
+        failed |= not set(missed) <= set(beyond)
+        found = [slower[kind] for kind in LEAST] + [faster[kind] for kind in LEAST]
+        figures = [f"{statistics.median(taken[kind]) * 1e3:.1f} ms" for kind in taken]
+        rows.append([model, *figures, *(f"{bar:.2f}" for bar in found), f"{size:.1f}", " and ".join(beyond) or "-"])
         print(", ".join(f"{a} {b}" for a, b in zip(rows[0], rows[-1], strict=True)), flush=True)
     print("\n" + "\n".join(tables.aligned(rows)))
     return failed
@@ -228,8 +233,9 @@ def _contend(model: str, arguments: argparse.Namespace) -> tuple[dict[str, list[
             paths[kind].parent.mkdir()
             _in_process(_write, original, paths[kind], way, arguments.threads)
         size = paths["embedded"].stat().st_size
-        paths["floor"] = folder / "floor.onnx"
-        _in_process(_write_ballast, folder, size, paths["floor"], arguments.threads)
+        for kind, bytes_of in (("least beside", 0), ("least embedded", size)):
+            paths[kind] = folder / f"{kind}.onnx"
+            _in_process(_write_ballast, folder, bytes_of, paths[kind], arguments.threads)
         taken: dict[str, list[float]] = {kind: [] for kind in paths}
         for _ in range(arguments.rounds):
             for kind, path in paths.items():
@@ -242,7 +248,7 @@ def _write(model: Path, compiled: Path, way: Way, threads: int) -> None:
 
 
 def _write_ballast(folder: Path, size: int, path: Path, threads: int) -> None:
-    """A compiled model of this many bytes, nearly all of them an attribute that nobody reads."""
+    """A compiled model of at least this many bytes, nearly all of them an attribute that nobody reads."""
     import numpy as np
     import onnx
     from onnx import helper, numpy_helper
@@ -256,7 +262,7 @@ def _write_ballast(folder: Path, size: int, path: Path, threads: int) -> None:
     compiler.compile_to_file(str(path))
     model = onnx.load(path)
     (node,) = model.graph.node
-    node.attribute.append(helper.make_attribute("ballast", bytes(size - path.stat().st_size)))
+    node.attribute.append(helper.make_attribute("ballast", bytes(max(0, size - path.stat().st_size))))
     onnx.save(model, path)
 
 

@@ -190,12 +190,7 @@ pub(crate) fn write(
 }
 
 /// Fills disjoint pieces of `out`, which stand in rising order of offset, on several threads.
-fn fill_parallel(
-    mut out: &mut [u8],
-    pieces: &[(usize, Piece<'_>)],
-    lengths: &[usize],
-    threads: usize,
-) {
+fn fill_parallel(mut out: &mut [u8], pieces: &[(usize, Piece<'_>)], lengths: &[usize], threads: usize) {
     let mut jobs: Vec<(&mut [u8], usize)> = Vec::with_capacity(pieces.len());
     let mut at = 0;
     for (i, (offset, _)) in pieces.iter().enumerate() {

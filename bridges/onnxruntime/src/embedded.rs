@@ -153,7 +153,8 @@ mod tests {
             field(1, &[field(3, b"a node"), field(5, &field(1, b"other")), field(5, &attribute)].concat())
         };
         let graph = [field(5, &[9; 3000]), node(texts[0]), field(1, b""), node(texts[1])].concat();
-        [vec![8, 0x91, 2], vec![9 << 3 | 1, 1, 2, 3, 4, 5, 6, 7, 8], field(7, &graph), field(8, b"tail")].concat()
+        [vec![8, 0x91, 2], vec![9 << 3 | 1, 1, 2, 3, 4, 5, 6, 7, 8], field(7, &graph), field(8, b"tail")]
+            .concat()
     }
 
     fn search(bytes: &[u8], text: &[u8]) -> io::Result<Option<Range<u64>>> {

@@ -74,7 +74,9 @@ fn a_plan_within_a_file_is_read() {
     check_sample(&container);
     assert_eq!(Some(container.content()), content_of(&plan));
     assert_eq!(content_of(&plan[..HEADER - 1]), None);
-    for range in [range.start..range.end + 1, range.start + 1..range.end, range.start..range.start, 9999..1 << 40] {
+    for range in
+        [range.start..range.end + 1, range.start + 1..range.end, range.start..range.start, 9999..1 << 40]
+    {
         assert!(Container::open_within(&path, range.clone()).is_err(), "{range:?}");
     }
     let mut damaged = whole;

@@ -21,7 +21,7 @@ use crate::cpu::gemm::micro::{self, Ahead, Micro, Share, Stream, Tile};
 use crate::cpu::gemm::rows::RowMap;
 use crate::cpu::gemm::sweep::{Finish, Tiles};
 use crate::cpu::pack;
-use crate::cpu::simd::dispatch;
+use crate::cpu::simd::{Simd, Task, dispatch};
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Precision, Problem, Reject, Tactic};
 use engraft_network::Op;
@@ -247,7 +247,29 @@ impl<F: Form<M, T>, const M: usize, const T: usize> Tactic for WinogradTactic<F,
         let weights: &[f32] = bytemuck::cast_slice(tensor.bytes());
         let out: &mut [f32] = bytemuck::cast_slice_mut(out);
         assert_eq!(weights.len(), 9 * channels * n, "filters of another size");
-        for (panel, out) in out.chunks_exact_mut(T * T * channels * PANEL).enumerate() {
+        dispatch(p.isa, Filters::<F, M, T> { weights, channels, n, out, form: PhantomData });
+    }
+
+    crate::tactic::built!();
+}
+
+/// Transforms filters `[3, 3, channels, n]` to packed panels.
+struct Filters<'a, F, const M: usize, const T: usize> {
+    weights: &'a [f32],
+    channels: usize,
+    n: usize,
+    out: &'a mut [f32],
+    form: PhantomData<F>,
+}
+
+impl<F: Form<M, T>, const M: usize, const T: usize> Task for Filters<'_, F, M, T> {
+    type Output = ();
+
+    /// Plain code, that the compiler vectorises for the instruction set: every set computes the same bits.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let (weights, channels, n) = (self.weights, self.channels, self.n);
+        for (panel, out) in self.out.chunks_exact_mut(T * T * channels * PANEL).enumerate() {
             let first = panel * PANEL;
             let cols = PANEL.min(n - first);
             for c in 0..channels {
@@ -281,8 +303,6 @@ impl<F: Form<M, T>, const M: usize, const T: usize> Tactic for WinogradTactic<F,
             }
         }
     }
-
-    crate::tactic::built!();
 }
 
 /// Parts of a task's scratch.

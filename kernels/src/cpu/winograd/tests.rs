@@ -122,3 +122,34 @@ fn errors_stay_near_those_of_plain_sums() {
         }
     }
 }
+
+/// Packings have one name for all instruction sets.
+#[test]
+fn every_instruction_set_packs_the_same_bits() {
+    let w = Random(5).tensor(DType::F32, &[3, 3, 7, 37]);
+    let desc = |shape: &[usize]| TensorDesc::dense(DType::F32, shape);
+    let inputs = [
+        Operand { desc: desc(&[1, 9, 9, 7]), constant: None },
+        Operand { desc: desc(w.shape()), constant: Some(&w) },
+    ];
+    let (op, outputs) = (conv([1; 4], Epilogue::default()), [desc(&[1, 9, 9, 37])]);
+    let mut packed = std::collections::BTreeMap::new();
+    for isa in Isa::available() {
+        let p = Problem {
+            op: &op,
+            inputs: &inputs,
+            outputs: &outputs,
+            threads: 1,
+            isa,
+            precision: Precision::Tf32,
+            env: &[],
+        };
+        for tactic in tactics() {
+            let mut bytes = AlignedBytes::zeroed(tactic.packed_bytes(&p, 1));
+            tactic.pack(&p, 1, bytes.as_mut_slice());
+            let first = packed.entry(tactic.packing(&p, 1)).or_insert_with(|| bytes.as_slice().to_vec());
+            assert!(first.as_slice() == bytes.as_slice(), "{} under {}", tactic.id(), isa.name());
+        }
+    }
+    assert_eq!(packed.len(), 2);
+}

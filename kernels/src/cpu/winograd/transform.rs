@@ -24,6 +24,7 @@ pub trait Form<const M: usize, const T: usize>: Copy + Send + Sync + 'static {
 pub struct Two;
 
 impl Form<2, 4> for Two {
+    #[inline(always)]
     fn filter([a, b, c]: [f64; 3]) -> [f64; 4] {
         [a, (a + b + c) / 2.0, (a - b + c) / 2.0, c]
     }
@@ -52,6 +53,7 @@ impl Four {
 }
 
 impl Form<4, 6> for Four {
+    #[inline(always)]
     fn filter([a, b, c]: [f64; 3]) -> [f64; 6] {
         let at = |x: f64, scale: f64| (a + x * b + x * x * c) / scale;
         let near = 2.0 * Self::NEAR2 * (Self::NEAR2 - Self::FAR2);
