@@ -57,8 +57,6 @@ pub(crate) struct Unit {
     pub tasks: u32,
     /// Parts of the tasks that belong to different threads.
     pub shares: u32,
-    /// Counter of its first share.
-    pub first: u32,
     /// Units `0..after` must be complete before its tasks may run.
     pub after: u32,
 }
@@ -67,8 +65,6 @@ pub(crate) struct Unit {
 pub(crate) struct Schedule {
     pub steps: Vec<Step>,
     pub units: Vec<Unit>,
-    /// Shares of all units.
-    pub shares: usize,
     pub arena_bytes: usize,
     pub scratch_bytes: usize,
     /// Threads that are worth taking.
@@ -82,7 +78,6 @@ impl Schedule {
         let mut order = Order {
             units: Vec::with_capacity(steps.len() + 8 + pieces),
             end_of_step: vec![0; steps.len()],
-            shares: 0,
             threads,
         };
         let mut chains = chains.into_iter().peekable();
@@ -114,7 +109,6 @@ impl Schedule {
         Schedule {
             steps,
             units: order.units,
-            shares: order.shares,
             arena_bytes,
             scratch_bytes: scratch_bytes.next_multiple_of(64),
             threads,
@@ -127,7 +121,6 @@ struct Order {
     units: Vec<Unit>,
     /// By step: units up to its last.
     end_of_step: Vec<u32>,
-    shares: usize,
     threads: usize,
 }
 
@@ -135,9 +128,7 @@ impl Order {
     fn push(&mut self, step: u32, phase: u32, tasks: Range<u32>, after: u32) {
         let shares = tasks.len().min(self.threads);
         let (start, tasks) = (tasks.start, tasks.len() as u32);
-        let first = self.shares as u32;
-        self.units.push(Unit { step, phase, start, tasks, shares: shares as u32, first, after });
-        self.shares += shares;
+        self.units.push(Unit { step, phase, start, tasks, shares: shares as u32, after });
         self.end_of_step[step as usize] = self.units.len() as u32;
     }
 }
@@ -147,10 +138,10 @@ impl Order {
 pub(crate) struct RunState {
     pub arena: Buffer,
     scratch: Buffer,
-    /// Completed tasks by unit.
-    done: Vec<AtomicU32>,
-    /// Taken tasks by share; may exceed what there is.
-    taken: Vec<AtomicU32>,
+    /// By thread, tasks of each unit that it completed.
+    done: Counters,
+    /// By share, tasks of each unit that were taken; may exceed what there is.
+    taken: Counters,
     failed: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
@@ -166,8 +157,8 @@ impl RunState {
         RunState {
             arena: Buffer::empty(),
             scratch: Buffer::empty(),
-            done: Vec::new(),
-            taken: Vec::new(),
+            done: Counters::default(),
+            taken: Counters::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
@@ -208,14 +199,8 @@ impl RunState {
             }
             return Ok(());
         }
-        for (counters, n) in [(&mut self.done, schedule.units.len()), (&mut self.taken, schedule.shares)] {
-            if counters.len() < n {
-                counters.resize_with(n, AtomicU32::default);
-            }
-            for c in &mut counters[..n] {
-                *c.get_mut() = 0;
-            }
-        }
+        self.done.reset(threads, schedule.units.len());
+        self.taken.reset(schedule.threads, schedule.units.len());
         *self.failed.get_mut() = false;
         let state = &*self;
         let shared = SharedBases(&bases);
@@ -238,7 +223,7 @@ impl RunState {
             let home = (slot * shares / schedule.threads).min(shares - 1);
             let mut finished = 0;
             for share in (home..shares).chain(0..home) {
-                let taken = &self.taken[unit.first as usize + share];
+                let taken = self.taken.of(share, i);
                 let start = unit.tasks as usize * share / shares;
                 let end = unit.tasks as usize * (share + 1) / shares;
                 loop {
@@ -256,7 +241,8 @@ impl RunState {
                 }
             }
             if finished > 0 {
-                self.done[i].fetch_add(finished, Ordering::Release);
+                // Nobody else counts here.
+                self.done.of(slot, i).store(finished, Ordering::Release);
             }
         }
     }
@@ -279,7 +265,7 @@ impl RunState {
     fn wait_for(&self, schedule: &Schedule, complete: &mut usize, until: usize) {
         while *complete < until {
             let mut spins = 0u32;
-            while self.done[*complete].load(Ordering::Acquire) < schedule.units[*complete].tasks {
+            while self.done.sum(*complete) < schedule.units[*complete].tasks {
                 spins += 1;
                 if spins < 4096 {
                     std::hint::spin_loop();
@@ -289,6 +275,48 @@ impl RunState {
             }
             *complete += 1;
         }
+    }
+}
+
+/// Rows of counters, one counter for each unit. Rows lie on cache lines of their own, so that threads that count in different rows do
+/// not take lines from each other.
+#[derive(Debug, Default)]
+struct Counters {
+    lines: Vec<Line>,
+    rows: usize,
+    /// Lines of a row.
+    pitch: usize,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line([AtomicU32; LINE]);
+
+/// Counters of a line.
+const LINE: usize = 16;
+
+impl Counters {
+    /// Makes them `rows` rows of `units` zeros.
+    fn reset(&mut self, rows: usize, units: usize) {
+        (self.rows, self.pitch) = (rows, units.div_ceil(LINE));
+        let lines = self.rows * self.pitch;
+        if self.lines.len() < lines {
+            self.lines.resize_with(lines, Line::default);
+        }
+        for line in &mut self.lines[..lines] {
+            line.0.iter_mut().for_each(|c| *c.get_mut() = 0);
+        }
+    }
+
+    #[inline]
+    fn of(&self, row: usize, unit: usize) -> &AtomicU32 {
+        &self.lines[row * self.pitch + unit / LINE].0[unit % LINE]
+    }
+
+    /// Over all rows; what was done before any of it was counted has happened.
+    #[inline]
+    fn sum(&self, unit: usize) -> u32 {
+        (0..self.rows).map(|row| self.of(row, unit).load(Ordering::Acquire)).sum()
     }
 }
 
