@@ -86,11 +86,20 @@ impl Geometry {
 /// # Errors
 /// More than three spatial axes, or channels that are not consecutive.
 pub fn geometry(op: &Conv, x: &TensorDesc, w: &TensorDesc, out: &TensorDesc) -> Result<Geometry, Reject> {
-    let spatial =
-        x.rank().checked_sub(2).filter(|s| (1..=3).contains(s)).ok_or_else(|| Reject::new("rank"))?;
-    if x.strides[spatial + 1] != 1 && x.shape[spatial + 1] != 1 {
+    let channel = x.rank() - 1;
+    if x.strides[channel] != 1 && x.shape[channel] != 1 {
         return Err(Reject::new("channels of the input are not consecutive"));
     }
+    strided(op, x, w, out)
+}
+
+/// The geometry of a convolution whose input's channels may lie at any distance.
+///
+/// # Errors
+/// More than three spatial axes.
+pub fn strided(op: &Conv, x: &TensorDesc, w: &TensorDesc, out: &TensorDesc) -> Result<Geometry, Reject> {
+    let spatial =
+        x.rank().checked_sub(2).filter(|s| (1..=3).contains(s)).ok_or_else(|| Reject::new("rank"))?;
     let mut g = Geometry {
         batch: x.shape[0],
         input: [1; 3],

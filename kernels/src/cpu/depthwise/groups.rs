@@ -74,15 +74,15 @@ pub unsafe trait Pick: Lanes {
 /// The CPU has the kernel's instruction set; every pixel and tap of the strip is readable for all input channels (the output
 /// writable for `channels` elements). `x` and `w` of the strip count from the first channel of all, everything else from channel
 /// `first`, a multiple of the lanes that the groups were made for.
-pub type Kernel<E, X = E> = unsafe fn(&Strip<'_, E, X>, &Groups, first: usize);
+pub type Kernel<E> = unsafe fn(&Strip<'_, E>, &Groups, first: usize);
 
 /// Kernels of one instruction set.
 #[derive(Debug)]
-pub struct GroupStrips<E: 'static, X: 'static = E> {
+pub struct GroupStrips<E: 'static> {
     /// Channels of one vector.
     pub lanes: usize,
     /// `of[t - 1]` computes t pixels.
-    pub of: &'static [Kernel<E, X>],
+    pub of: &'static [Kernel<E>],
 }
 
 /// `T` pixels of one vector of channels, `at` channels after `first`; the last `n` of them where `PART`.

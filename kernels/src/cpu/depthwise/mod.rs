@@ -1,50 +1,58 @@
-//! Convolutions of one channel per group (depthwise) or of few, over channels-last activations, vectorised over output channels.
+//! Convolutions of one channel per group (depthwise), of few, or of few input channels at all, vectorised over output channels.
 //!
-//! Weights are read as they are, `[kernel.., inputs of a group, channels]`; those of bf16 are packed as `f32`. Output pixels whose taps all lie inside the input are computed
-//! in strips along the row; pixels at the left and right border in strips down the column, where neighbours miss the
-//! same taps. Pixels of bf16 are widened where they are read; a row of results is finished in scratch and then rounded.
+//! Activations are channels-last; the few input channels of an ungrouped convolution, an image's colours, may lie in planes.
+//!
+//! Weights are read as they are, `[kernel.., inputs of a group, channels]`; those of bf16 are packed as `f32`. A task computes some
+//! rows, block by block (`walk.rs`). Rows of bf16 are widened once, into a ring of the rows under a kernel, and a row of results is
+//! finished in scratch and then rounded (`narrow.rs`).
 
 mod groups;
 mod kernel;
 mod narrow;
+#[cfg(test)]
+mod tests;
+mod walk;
 
 use crate::cpu::conv::geometry::{self, Geometry};
 use crate::cpu::gemm::epilogue::{Finisher, Number, dense_rows};
 use crate::cpu::gemm::grid::tasks_for;
 use crate::cpu::gemm::rows::RowMap;
-use crate::cpu::gemm::sweep::Finish;
 use crate::tactic::Build;
 use crate::{Args, Fit, Isa, Kernel, KernelError, Problem, Reach, Reject, Tactic};
 use engraft_network::{DType, Op};
 use groups::{GroupStrips, Groups};
 use half::bf16;
-use kernel::{Strip, Strips};
-use narrow::{Rounding, Stored};
+use kernel::Strips;
+use narrow::{Narrow, Stored};
 use smallvec::SmallVec;
-use std::ops::Range;
+use std::marker::PhantomData;
+use walk::{Block, Tap, Walk};
 
 /// One kernel set: pixels of type `X`, computed in `E`.
 pub struct DepthwiseTactic<E: 'static, X: 'static = E> {
     id: &'static str,
     isa: Isa,
-    strips: Set<E, X>,
+    strips: Set<E>,
     /// Multiply-adds per nanosecond of one thread.
     speed: f64,
+    pixels: PhantomData<fn() -> X>,
 }
 
 /// Kernels of one instruction set.
 #[derive(Clone, Copy, Debug)]
-enum Set<E: 'static, X: 'static> {
+enum Set<E: 'static> {
     /// One channel per group.
-    Channels(&'static Strips<E, X>),
+    Channels(&'static Strips<E>),
     /// More.
-    Groups(&'static GroupStrips<E, X>),
+    Groups(&'static GroupStrips<E>),
+    /// One group of few input channels.
+    Few(&'static Strips<E>),
 }
 
-impl<E, X> Set<E, X> {
+impl<E> Set<E> {
     fn lanes(&self) -> usize {
         match self {
-            Set::Channels(s) => s.lanes,
+            Set::Channels(s) | Set::Few(s) => s.lanes,
             Set::Groups(s) => s.lanes,
         }
     }
@@ -52,14 +60,14 @@ impl<E, X> Set<E, X> {
     /// Most pixels of one call.
     fn pixels(&self) -> usize {
         match self {
-            Set::Channels(s) => s.of.len(),
+            Set::Channels(s) | Set::Few(s) => s.of.len(),
             Set::Groups(s) => s.of.len(),
         }
     }
 }
 
-pub(crate) struct DepthwiseKernel<E: 'static, X: 'static = E> {
-    strips: Set<E, X>,
+pub(crate) struct DepthwiseKernel<E: 'static> {
+    strips: Set<E>,
     /// Of [`Set::Groups`].
     groups: Option<Groups>,
     geometry: Geometry,
@@ -69,26 +77,44 @@ pub(crate) struct DepthwiseKernel<E: 'static, X: 'static = E> {
     /// Output channels, and input channels of one group.
     channels: usize,
     inputs: usize,
+    /// Of [`Set::Few`], the distance between input channels.
+    spread: Option<isize>,
     /// Output rows (of all images and depths) of one band, and bands.
     band: usize,
     /// Channels of one task.
     slice: usize,
-    /// Channels that go through the band together: as many as keep the rows under a kernel in L1.
+    /// Channels and output columns of one block.
     chunk: usize,
-    /// How rows of results that are not of type `E` are finished.
-    rounding: Option<Rounding>,
+    columns: usize,
+    /// Whether what a thread reads, or writes, is more than its own cache keeps from the layer before, or for the next.
+    far: Far,
+    /// How pixels that are not of type `E` are read and written.
+    narrow: Option<Narrow>,
     phases: SmallVec<[usize; 1]>,
 }
 
+/// What lies beyond a core's own cache.
+#[derive(Clone, Copy, Debug)]
+struct Far {
+    input: bool,
+    output: bool,
+}
+
+/// Input channels that are few.
+const FEW: usize = 4;
 /// Bytes of input that one band of rows should stay within.
 const BAND_BYTES: usize = 256 << 10;
 /// Bytes of the input rows under one kernel row that should stay in L1.
 const L1_BYTES: usize = 24 << 10;
+/// Bytes of neighbouring channels from which on memory delivers at full speed: a block has no fewer for the sake of width.
+const RUN_BYTES: usize = 256;
+/// Bytes of an image that a core's own cache holds beside others.
+const NEAR_BYTES: usize = 1 << 20;
 
 impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
-    type Kernel = DepthwiseKernel<E, X>;
+    type Kernel = DepthwiseKernel<E>;
 
-    fn build(&self, p: &Problem<'_>) -> Result<DepthwiseKernel<E, X>, Reject> {
+    fn build(&self, p: &Problem<'_>) -> Result<DepthwiseKernel<E>, Reject> {
         let Op::Conv(op) = p.op else { return Err(Reject::new("not a convolution")) };
         let (x, w, out) = (&p.inputs[0].desc, &p.inputs[1].desc, &p.outputs[0]);
         let channels = w.shape[w.rank() - 1];
@@ -99,6 +125,9 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
             Set::Groups(_) if depthwise || op.groups < 2 || channels * inputs == 0 => {
                 return Err(Reject::new("not several groups of several channels"));
             }
+            Set::Few(_) if depthwise || op.groups != 1 || !(1..=FEW).contains(&inputs) => {
+                return Err(Reject::new("not one group of few input channels"));
+            }
             _ => {}
         }
         if p.isa < self.isa || !self.isa.supported() {
@@ -106,7 +135,7 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
         }
         let lanes = self.strips.lanes();
         let groups = match self.strips {
-            Set::Channels(_) => None,
+            Set::Channels(_) | Set::Few(_) => None,
             Set::Groups(_) => Some(Groups::new(op.groups, inputs, channels / op.groups, lanes)?),
         };
         if [x, w, out].iter().any(|d| !X::is(d.dtype)) {
@@ -118,7 +147,10 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
         if !w.is_dense() {
             return Err(Reject::new("weights at strides"));
         }
-        let g = geometry::geometry(op, x, w, out)?;
+        let g = match self.strips {
+            Set::Few(_) => geometry::strided(op, x, w, out)?,
+            _ => geometry::geometry(op, x, w, out)?,
+        };
         let empty = out.count() == 0;
         let out_rows = if empty { RowMap::uniform(0, 0) } else { dense_rows(out)? };
         let finisher = X::finisher(&op.epilogue, p.inputs, out, p.isa)?;
@@ -136,9 +168,21 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
         let slice = channels.div_ceil(across).next_multiple_of(lanes);
         let slices = channels.div_ceil(slice.max(1));
         let band = rows.div_ceil(down).min(fits).max(1);
-        // Of the inputs of one output channel.
-        let lines = g.input[2] * g.kernel[1] * size_of::<X>() * all_inputs / channels.max(1);
-        let chunk = (L1_BYTES / lines.max(1) / lanes).max(1) * lanes;
+        let (chunk, columns) = block_size(&g, lanes, self.strips.pixels(), slice, |outputs| {
+            // Of the inputs of that many output channels; all want the same ones where there is one group.
+            let inputs = match self.strips {
+                Set::Few(_) => all_inputs.div_ceil(slice.div_ceil(lanes).max(1)),
+                _ => (outputs * all_inputs).div_ceil(channels.max(1)),
+            };
+            inputs * size_of::<E>()
+        });
+        let share =
+            |rows: usize, channels: usize| rows * channels * size_of::<X>() > NEAR_BYTES * p.threads.max(1);
+        let far = Far {
+            input: share(g.batch * g.input.iter().product::<usize>(), all_inputs),
+            output: share(g.pixels(), channels),
+        };
+        let narrow = X::ROUNDED.then(|| Narrow::new(&g, p.isa, finisher.narrow_residual(), chunk, columns));
         let mut phases = SmallVec::new();
         if !empty {
             phases.push(rows.div_ceil(band) * slices);
@@ -151,17 +195,19 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
             residual,
             channels,
             inputs,
+            spread: matches!(self.strips, Set::Few(_)).then_some(x.strides[x.rank() - 1]),
             band,
             slice,
             chunk,
-            rounding: X::ROUNDED
-                .then(|| Rounding { isa: p.isa, narrow_residual: finisher.narrow_residual() }),
+            columns,
+            far,
+            narrow,
             finisher,
             phases,
         })
     }
 
-    fn fit(&self, kernel: &DepthwiseKernel<E, X>, p: &Problem<'_>) -> Result<Fit, Reject> {
+    fn fit(&self, kernel: &DepthwiseKernel<E>, p: &Problem<'_>) -> Result<Fit, Reject> {
         let outputs = (kernel.geometry.pixels() * kernel.channels) as f64;
         let lanes = self.strips.lanes() as f64;
         let wasted = (kernel.channels as f64 / lanes).ceil() * lanes / kernel.channels.max(1) as f64;
@@ -178,6 +224,10 @@ impl<E: Number, X: Stored<E>> Build for DepthwiseTactic<E, X> {
 impl<E: Number, X: Stored<E>> Tactic for DepthwiseTactic<E, X> {
     fn id(&self) -> &'static str {
         self.id
+    }
+
+    fn version(&self) -> u32 {
+        2
     }
 
     fn computes(&self) -> Option<DType> {
@@ -201,170 +251,50 @@ impl<E: Number, X: Stored<E>> Tactic for DepthwiseTactic<E, X> {
     crate::tactic::built!();
 }
 
-/// For a kernel position inside the input, distances from the first element of the input's window and of the weights.
-type Tap = (isize, isize);
-
-/// Outputs along one axis whose taps are all inside.
-fn inside(g: &Geometry, d: usize) -> Range<usize> {
-    let span = (g.kernel[d] - 1) * g.dilation[d];
-    let first = g.pad[d].div_ceil(g.stride[d]).min(g.output[d]);
-    let last = match (g.input[d] + g.pad[d]).checked_sub(span + 1) {
-        Some(room) => (room / g.stride[d] + 1).min(g.output[d]),
-        None => 0,
-    };
-    first..last.max(first)
+/// Channels and output columns of a block, at most `slice` and all of them: as many as keep the input pixels under a row of them in
+/// L1. `bytes` are those of one input pixel for a number of output channels. Whole rows, unless that leaves too few channels.
+fn block_size(
+    g: &Geometry,
+    lanes: usize,
+    pixels: usize,
+    slice: usize,
+    bytes: impl Fn(usize) -> usize,
+) -> (usize, usize) {
+    let even = |n: usize, most: usize| n.div_ceil(n.div_ceil(most).max(1)).max(1);
+    let one = bytes(lanes).max(1);
+    let whole = L1_BYTES / (g.input[2] * g.kernel[1] * one).max(1);
+    let least = even(slice.div_ceil(lanes), RUN_BYTES.div_ceil(one));
+    if whole >= least || g.output[2] <= pixels {
+        return (even(slice.div_ceil(lanes), whole.max(1)) * lanes, g.output[2].max(1));
+    }
+    let room = L1_BYTES / (g.kernel[1] * least * one).max(1);
+    let span = (g.kernel[2] - 1) * g.dilation[2] + 1;
+    let columns = (room.saturating_sub(span) / g.stride[2] + 1).max(pixels);
+    (even(slice.div_ceil(lanes), least) * lanes, even(g.output[2], columns))
 }
 
-impl<E: Number, X: Stored<E>> DepthwiseKernel<E, X> {
-    /// Writes the taps of the outputs at depth `z`, row `y`, column `x`, relative to the input pixel at their (unclipped)
-    /// origin; returns those.
-    fn taps<'t>(&self, z: usize, y: usize, x: usize, taps: &'t mut [Tap]) -> &'t [Tap] {
-        let g = &self.geometry;
-        let mut count = 0;
-        let mut weight = 0;
-        for kz in 0..g.kernel[0] {
-            for ky in 0..g.kernel[1] {
-                let row = g.source(0, z, kz).is_some() && g.source(1, y, ky).is_some();
-                for kx in 0..g.kernel[2] {
-                    if row && g.source(2, x, kx).is_some() {
-                        let [dz, dy, dx] = g.dilation;
-                        let at = (kz * dz) as isize * g.input_stride[0]
-                            + (ky * dy) as isize * g.input_stride[1]
-                            + (kx * dx) as isize * g.input_stride[2];
-                        taps[count] = (at, weight);
-                        count += 1;
-                    }
-                    weight += (self.inputs * self.channels) as isize;
-                }
-            }
-        }
-        &taps[..count]
+impl<E: Number> DepthwiseKernel<E> {
+    /// Most taps of an output.
+    fn taps(&self) -> usize {
+        self.geometry.taps() * if self.spread.is_some() { self.inputs } else { 1 }
     }
 
     fn tap_bytes(&self) -> usize {
-        (self.geometry.taps() * size_of::<Tap>()).next_multiple_of(64)
+        (self.taps() * size_of::<Tap>()).next_multiple_of(64)
     }
 
-    /// Computes `count` outputs from row `row`, column `x` on, along the row or (`down`) the column; all have the taps.
-    ///
-    /// # Safety
-    /// See [`Kernel::run`].
-    unsafe fn strip(
-        &self,
-        (row, x, count, down): (usize, usize, usize, bool),
-        taps: &[Tap],
-        channels: &Range<usize>,
-        args: &Args<'_>,
-        finish: &Finish<'_, E>,
-        kept: *mut E,
-    ) {
-        let g = &self.geometry;
-        let width = g.output[2];
-        let (y, z, n) = (row % g.output[1], row / g.output[1] % g.output[0], row / g.output[1] / g.output[0]);
-        let origin = |d: usize, o: usize| (o * g.stride[d]) as isize - g.pad[d] as isize;
-        let at = n as isize * g.batch_stride
-            + origin(0, z) * g.input_stride[0]
-            + origin(1, y) * g.input_stride[1]
-            + origin(2, x) * g.input_stride[2];
-        let axis = if down { 1 } else { 2 };
-        let x_step = g.stride[axis] as isize * g.input_stride[axis];
-        let pixel = row * width + x;
-        let next = pixel + if down { width } else { 1 };
-        let step = |map: &RowMap| if count > 1 { map.offset(next) - map.offset(pixel) } else { 0 };
-        let mut strip = Strip {
-            taps,
-            x: args.inputs[0].cast::<X>().wrapping_offset(at),
-            x_step,
-            w: args.inputs[1].cast::<E>(),
-            c: args.outputs[0].cast::<E>().wrapping_offset(self.out.offset(pixel)),
-            c_step: step(&self.out),
-            bias: finish.bias,
-            residual: finish.residual,
-            residual_step: 0,
-            clip: finish.clip,
-            channels: channels.len(),
-        };
-        if self.rounding.is_some() {
-            // The sums with their bias, in scratch: the row's pixels side by side.
-            strip.c = kept.wrapping_add(x * channels.len()).wrapping_sub(channels.start);
-            strip.c_step = channels.len() as isize;
-            (strip.residual, strip.clip) = (std::ptr::null(), None);
-        } else if !finish.residual.is_null() {
-            strip.residual = finish.residual.wrapping_offset(self.residual.offset(pixel));
-            strip.residual_step = step(&self.residual);
-        }
-        let pieces = count.div_ceil(self.strips.pixels());
-        for piece in 0..pieces {
-            let (from, to) = (count * piece / pieces, count * (piece + 1) / pieces);
-            let skip = from as isize;
-            let shift = |p: *const E, step: isize| {
-                if p.is_null() { p } else { p.wrapping_offset(skip * step).wrapping_add(channels.start) }
-            };
-            let mut part = Strip {
-                x: strip.x.wrapping_offset(skip * strip.x_step),
-                c: strip.c.wrapping_offset(skip * strip.c_step).wrapping_add(channels.start),
-                bias: shift(strip.bias, 0),
-                residual: shift(strip.residual, strip.residual_step),
-                ..strip
-            };
-            // SAFETY: the taps of these outputs are inside the input; the instruction set was checked by `build`.
-            unsafe {
-                match (self.strips, &self.groups) {
-                    (Set::Channels(strips), _) => {
-                        part.x = part.x.wrapping_add(channels.start);
-                        part.w = part.w.wrapping_add(channels.start);
-                        strips.of[to - from - 1](&part);
-                    }
-                    (Set::Groups(strips), Some(groups)) => {
-                        strips.of[to - from - 1](&part, groups, channels.start);
-                    }
-                    (Set::Groups(_), None) => unreachable!("`build` made the groups"),
-                }
-            }
-        }
-    }
-
-    /// Applies what the registers did not do to the finished row `row`.
-    ///
-    /// # Safety
-    /// See [`Kernel::run`]; the row's values of these channels are complete.
-    unsafe fn finish_row(
-        &self,
-        row: usize,
-        channels: &Range<usize>,
-        args: &Args<'_>,
-        finish: &Finish<'_, E>,
-        kept: *mut E,
-    ) {
-        if let Some(rounding) = &self.rounding {
-            // SAFETY: the row's sums are kept.
-            return unsafe { self.round_row(rounding, row, channels, args, finish, kept) };
-        }
-        let Some(post) = finish.post else { return };
-        let base = args.outputs[0].cast::<E>().cast_const();
-        let mut pointers = [std::ptr::null::<E>(); 64];
-        let width = self.geometry.output[2];
-        let (mut pixel, end) = (row * width, (row + 1) * width);
-        while pixel < end {
-            let n = (end - pixel).min(64);
-            // SAFETY: the pixels exist; the row is this task's own.
-            unsafe {
-                self.out.point(base, pixel, n, pointers.as_mut_ptr());
-                let rows = std::slice::from_raw_parts(pointers.as_ptr().cast::<*mut E>(), n);
-                post.apply(rows, pixel, channels.start, channels.len());
-            }
-            pixel += n;
-        }
+    fn finisher_bytes(&self) -> usize {
+        self.finisher.scratch_bytes().next_multiple_of(64)
     }
 }
 
-impl<E: Number, X: Stored<E>> Kernel for DepthwiseKernel<E, X> {
+impl<E: Number> Kernel for DepthwiseKernel<E> {
     fn phases(&self) -> &[usize] {
         &self.phases
     }
 
     fn scratch_bytes(&self) -> usize {
-        self.tap_bytes() + self.finisher.scratch_bytes().next_multiple_of(64) + self.kept_bytes()
+        self.tap_bytes() + self.finisher_bytes() + self.narrow.as_ref().map_or(0, Narrow::scratch_bytes)
     }
 
     unsafe fn run(&self, _phase: usize, task: usize, args: &Args<'_>) -> Result<(), KernelError> {
@@ -372,39 +302,23 @@ impl<E: Number, X: Stored<E>> Kernel for DepthwiseKernel<E, X> {
         let total = g.batch * g.output[0] * g.output[1];
         let bands = total.div_ceil(self.band);
         let (first, slice) = (task % bands * self.band, task / bands);
-        let last = (first + self.band).min(total);
-        let all = slice * self.slice..self.channels.min((slice + 1) * self.slice);
-        let (xs, ys) = (inside(g, 2), inside(g, 1));
+        let rows = first..(first + self.band).min(total);
+        let channels = slice * self.slice..self.channels.min((slice + 1) * self.slice);
         let width = g.output[2];
-        // SAFETY: every output of the band and the slice is computed once, from taps inside the input.
+        // SAFETY: scratch was sized for its parts; every output of the rows and channels is computed once.
         unsafe {
             let room = args.scratch.cast::<Tap>();
-            room.write_bytes(0, g.taps());
-            let room = std::slice::from_raw_parts_mut(room, g.taps());
-            let after = self.tap_bytes() + self.finisher.scratch_bytes().next_multiple_of(64);
-            let kept = args.scratch.add(after).cast::<E>();
+            room.write_bytes(0, self.taps());
+            let room = std::slice::from_raw_parts_mut(room, self.taps());
+            let kept = args.scratch.add(self.tap_bytes() + self.finisher_bytes());
             self.finisher.with(args, 0, args.scratch.add(self.tap_bytes()), |finish| {
-                for c in all.clone().step_by(self.chunk) {
-                    let channels = c..all.end.min(c + self.chunk);
-                    let mut row = first;
-                    while row < last {
-                        let (y, z) = (row % g.output[1], row / g.output[1] % g.output[0]);
-                        // Rows of one image and depth whose taps are all inside vertically go together.
-                        let alone = self.rounding.is_some() || !ys.contains(&y);
-                        let run = if alone { 1 } else { (ys.end - y).min(last - row) };
-                        for x in (0..xs.start).chain(xs.end..width) {
-                            let taps = self.taps(z, y, x, room);
-                            self.strip((row, x, run, true), taps, &channels, args, finish, kept);
-                        }
-                        let taps = self.taps(z, y, xs.start, room);
-                        for r in row..row + run {
-                            if !xs.is_empty() {
-                                let inside = (r, xs.start, xs.len(), false);
-                                self.strip(inside, taps, &channels, args, finish, kept);
-                            }
-                            self.finish_row(r, &channels, args, finish, kept);
-                        }
-                        row += run;
+                for c in channels.clone().step_by(self.chunk) {
+                    for x in (0..width).step_by(self.columns) {
+                        let block = Block {
+                            channels: c..channels.end.min(c + self.chunk),
+                            columns: x..width.min(x + self.columns),
+                        };
+                        Walk::new(self, args, finish, block, kept).down(rows.clone(), room);
                     }
                 }
             });
@@ -429,7 +343,9 @@ impl<E: Number, X: Stored<E>> Kernel for DepthwiseKernel<E, X> {
 
 macro_rules! rows {
     ($($t:ty, $x:ty, $id:literal, $isa:ident, $set:ident, $strips:expr, $speed:literal;)*) => {
-        &[$(&DepthwiseTactic::<$t, $x> { id: $id, isa: Isa::$isa, strips: Set::$set(&$strips), speed: $speed }),*]
+        &[$(&DepthwiseTactic::<$t, $x> {
+            id: $id, isa: Isa::$isa, strips: Set::$set(&$strips), speed: $speed, pixels: PhantomData,
+        }),*]
     };
 }
 
@@ -439,10 +355,12 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
     static X86: &[&dyn Tactic] = rows! {
         f32, f32, "depthwise.f32.avx512", Avx512, Channels, kernel::F32_AVX512, 30.0;
         f32, f32, "depthwise.f32.avx2", Avx2, Channels, kernel::F32_AVX2, 25.0;
-        f32, bf16, "depthwise.bf16.avx512", Avx512, Channels, kernel::BF16_AVX512, 30.0;
-        f32, bf16, "depthwise.bf16.avx2", Avx2, Channels, kernel::BF16_AVX2, 20.0;
+        f32, bf16, "depthwise.bf16.avx512", Avx512, Channels, kernel::F32_AVX512, 30.0;
+        f32, bf16, "depthwise.bf16.avx2", Avx2, Channels, kernel::F32_AVX2, 20.0;
         f32, f32, "conv.groups.f32.avx512", Avx512, Groups, groups::F32_AVX512, 28.0;
         f32, f32, "conv.groups.f32.avx2", Avx2, Groups, groups::F32_AVX2, 16.0;
+        f32, f32, "conv.few.f32.avx512", Avx512, Few, kernel::F32_AVX512_SPREAD, 55.0;
+        f32, f32, "conv.few.f32.avx2", Avx2, Few, kernel::F32_AVX2_SPREAD, 30.0;
         f64, f64, "depthwise.f64.avx512", Avx512, Channels, kernel::F64_AVX512, 14.0;
         f64, f64, "depthwise.f64.avx2", Avx2, Channels, kernel::F64_AVX2, 12.0;
         i32, i32, "depthwise.i32.avx512", Avx512, Channels, kernel::I32_AVX512, 15.0;
@@ -450,8 +368,9 @@ pub fn tactics() -> &'static [&'static dyn Tactic] {
     };
     static PORTABLE: &[&dyn Tactic] = rows! {
         f32, f32, "depthwise.f32.portable", Portable, Channels, kernel::F32_PORTABLE, 10.0;
-        f32, bf16, "depthwise.bf16.portable", Portable, Channels, kernel::BF16_PORTABLE, 5.0;
+        f32, bf16, "depthwise.bf16.portable", Portable, Channels, kernel::F32_PORTABLE, 5.0;
         f32, f32, "conv.groups.f32.portable", Portable, Groups, groups::F32_PORTABLE, 4.0;
+        f32, f32, "conv.few.f32.portable", Portable, Few, kernel::F32_PORTABLE_SPREAD, 6.0;
         f64, f64, "depthwise.f64.portable", Portable, Channels, kernel::F64_PORTABLE, 5.0;
         i32, i32, "depthwise.i32.portable", Portable, Channels, kernel::I32_PORTABLE, 5.0;
     };
