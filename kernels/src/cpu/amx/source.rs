@@ -52,7 +52,7 @@ pub(super) enum Kind {
     Image(Geometry),
     /// The lines of an image of few channels: a kernel's line is one run of pixels, and rows overlap.
     Lines(Geometry),
-    /// Each output pixel's whole window, of few channels.
+    /// Each output pixel's whole window, of few channels, where the kernel's lines are dilated.
     Windows(Geometry),
 }
 
@@ -399,7 +399,6 @@ impl<T: Storage> Stage<'_, T> {
         let channels = source.run / g.taps();
         let window = self.to.wrapping_add(source.block * source.unit * source.stride).cast::<T>();
         let first = self.units.start * source.unit;
-        let whole = g.dilation[2] == 1 && g.input_stride[2] == channels as isize;
         for row in first..self.units.end * source.unit {
             let (n, o) = g.place(row);
             let mut at = window;
@@ -419,13 +418,6 @@ impl<T: Storage> Stage<'_, T> {
                                 + z as isize * g.input_stride[0]
                                 + y as isize * g.input_stride[1],
                         );
-                        let start = (o[2] * g.stride[2]).wrapping_sub(g.pad[2]);
-                        if whole && start < g.input[2] && start + g.kernel[2] <= g.input[2] {
-                            let from = line.offset(start as isize * g.input_stride[2]);
-                            std::ptr::copy_nonoverlapping(from, at, g.kernel[2] * channels);
-                            at = at.add(g.kernel[2] * channels);
-                            continue;
-                        }
                         for kx in 0..g.kernel[2] {
                             match g.source(2, o[2], kx) {
                                 Some(x) => {

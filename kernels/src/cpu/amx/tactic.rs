@@ -71,23 +71,18 @@ struct Dynamic {
 
 impl<T: Tiles + 'static> TileTactic<T> {
     fn source(&self, op: &Conv, g: &Geometry, channels: usize, narrow: bool) -> Source {
-        let few = match by_lines(op, channels) {
-            true => Kind::Lines(*g),
-            false => Kind::Windows(*g),
-        };
-        if channels < FEW_CHANNELS && g.taps() > 1 {
-            return Source::new(few, self.products, channels, narrow);
-        }
         if g.taps() == 1 && g.is_inside() {
             let dims = (0..3).map(|d| (g.output[d], g.input_stride[d] * g.stride[d] as isize));
             if let Some(rows) = RowMap::new(std::iter::once((g.batch, g.batch_stride)).chain(dims)) {
                 return Source::new(Kind::Rows { rows, step: 1 }, self.products, channels, narrow);
             }
         }
-        if channels < FEW_CHANNELS {
-            return Source::new(few, self.products, channels, narrow);
-        }
-        Source::new(Kind::Image(*g), self.products, channels, narrow)
+        let kind = match channels < FEW_CHANNELS {
+            true if by_lines(op, channels) => Kind::Lines(*g),
+            true => Kind::Windows(*g),
+            false => Kind::Image(*g),
+        };
+        Source::new(kind, self.products, channels, narrow)
     }
 
     fn kernel(

@@ -52,6 +52,10 @@ proptest! {
     }
 }
 
+fn problem<'a>(op: &'a Op, inputs: &'a [Operand<'a>], outputs: &'a [TensorDesc], isa: Isa) -> Problem<'a> {
+    Problem { op, inputs, outputs, threads: 1, isa, precision: Precision::Tf32, env: &[] }
+}
+
 /// The relative Frobenius error of a tactic, and of `f32` sums in the order of their terms.
 fn errors(tactic: &dyn Tactic, channels: usize, isa: Isa) -> (f64, f64) {
     let (size, n) = (14, 32);
@@ -65,15 +69,7 @@ fn errors(tactic: &dyn Tactic, channels: usize, isa: Isa) -> (f64, f64) {
         Operand { desc: desc(w.shape()), constant: Some(&w) },
     ];
     let outputs = [desc(&[1, size, size, n])];
-    let p = Problem {
-        op: &op,
-        inputs: &inputs,
-        outputs: &outputs,
-        threads: 1,
-        isa,
-        precision: Precision::Tf32,
-        env: &[],
-    };
+    let p = problem(&op, &inputs, &outputs, isa);
     let mut packed = AlignedBytes::zeroed(tactic.packed_bytes(&p, 1));
     tactic.pack(&p, 1, packed.as_mut_slice());
     let kernel = tactic.prepare(&p);
@@ -135,15 +131,7 @@ fn every_instruction_set_packs_the_same_bits() {
     let (op, outputs) = (conv([1; 4], Epilogue::default()), [desc(&[1, 9, 9, 37])]);
     let mut packed = std::collections::BTreeMap::new();
     for isa in Isa::available() {
-        let p = Problem {
-            op: &op,
-            inputs: &inputs,
-            outputs: &outputs,
-            threads: 1,
-            isa,
-            precision: Precision::Tf32,
-            env: &[],
-        };
+        let p = problem(&op, &inputs, &outputs, isa);
         for tactic in tactics() {
             let mut bytes = AlignedBytes::zeroed(tactic.packed_bytes(&p, 1));
             tactic.pack(&p, 1, bytes.as_mut_slice());
